@@ -50,7 +50,7 @@ pub(super) struct Exchange {
     would_refuse: Option<Code>,
     upload: Option<Upload>,
     /// What the answer's head names by `Connection`, which passes as a trailer neither.
-    named_by_answer: NamedByConnection,
+    named_by_answer: Option<Box<NamedByConnection>>,
     /// Finds echoes of the token that the request carried, once it was answered.
     carried: Option<Arc<Fingerprint>>,
     /// Bytes from the client through a tunnel, which has no upload.
@@ -113,7 +113,7 @@ impl Exchange {
             code: None,
             would_refuse: None,
             upload: None,
-            named_by_answer: NamedByConnection::default(),
+            named_by_answer: None,
             carried: None,
             tunnelled_bytes: 0,
             response_bytes: 0,
@@ -185,13 +185,15 @@ impl Exchange {
 
     /// Its answer's head names these by `Connection`.
     pub(super) fn set_named_by_answer(&mut self, named: NamedByConnection) {
-        self.named_by_answer = named;
+        self.named_by_answer = (!named.is_empty()).then(|| Box::new(named));
     }
 
     /// Makes the trailers of the answer that the client gets, with tokens hidden as in its head.
     pub(super) fn trailers_to_client(&self, upstream: &HeaderMap) -> HeaderMap {
         let api = &self.route.api;
-        let mut trailers = headers::trailers_to_client(&api.rules, &self.named_by_answer, upstream);
+        let none = NamedByConnection::default();
+        let named = self.named_by_answer.as_deref().unwrap_or(&none);
+        let mut trailers = headers::trailers_to_client(&api.rules, named, upstream);
         let carried = self.carried.as_deref();
         self.count_redacted(api.account.show_fingerprint(|present| redact(&mut trailers, Tokens { carried, present })));
         trailers

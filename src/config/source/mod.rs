@@ -193,7 +193,7 @@ pub struct DaemonAddress {
 /// not keep it from asking. The daemon may run with settings that were right when it started.
 #[must_use]
 pub fn daemon_address(input: &Input) -> DaemonAddress {
-    let Layers { leaves, tables, findings, unusable, file, .. } = read_layers(input);
+    let Layers { leaves, tables, findings, unusable, .. } = read_layers(input);
     let merged = Merged::new(tables, &leaves);
     let Input { environment, defaults, .. } = input;
     let top = TopLevel::read(&mut SettingsReader { merged: &merged, environment, defaults, findings: Findings::default() }, "");
@@ -207,7 +207,8 @@ pub fn daemon_address(input: &Input) -> DaemonAddress {
         control.value = Err(fault.clone().or_hint("name the daemon's socket with --control-socket"));
     }
     // A healthy daemon may run by settings that were changed since. One by a file that can't be read can't be known at all.
-    if let Some(fault) = unusable.as_ref().filter(|_| file.is_none() && !telemetry.is_written()) {
+    let is_unread = |fault: &&Fault| !matches!(fault.origin, ValueOrigin::File { line: 1.., .. });
+    if let Some(fault) = unusable.as_ref().filter(is_unread).filter(|_| !telemetry.is_written()) {
         telemetry.value = Err(fault.clone().or_hint("name the listener with CAREPORTALS_TELEMETRY_LISTEN"));
     }
     faults.splice(..0, unusable).for_each(drop);

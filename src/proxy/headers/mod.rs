@@ -383,6 +383,10 @@ impl NamedByConnection {
         Self(names)
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     fn contains(&self, name: &[u8]) -> bool {
         !self.0.is_empty() && self.0.binary_search_by(|named| compare_names(named, name)).is_ok()
     }

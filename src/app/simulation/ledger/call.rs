@@ -26,8 +26,6 @@ pub(super) struct Call {
     pub(super) server: Option<usize>,
     /// Its client reads the answer some time after it has come, or sends it behind another one.
     pub(super) at_leisure: bool,
-    /// Its connection to the server ends after some bytes, in whatever way, or its client can't see that its answer broke off.
-    pub(super) may_be_cut: bool,
     /// How long its body is, and that of its answer, if that came whole.
     pub(super) request_bytes: u64,
     pub(super) response_bytes: Option<u64>,

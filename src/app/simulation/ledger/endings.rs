@@ -50,7 +50,7 @@ impl Ledger {
         // A request may cross the close of an idle connection whose place somebody needs.
         let never_arrived = self.calls.get(&call).is_some_and(|call| call.arrived == 0);
         let gave_way = *ending == Ending::Cut && never_arrived && self.places < 1000;
-        let may_be_cut = self.calls.get(&call).is_some_and(|call| call.may_be_cut);
+        let may_be_cut = self.may_be_cut.contains(&call);
         let is_fine = gave_way
             || (may_be_cut && matches!(ending, Ending::Cut | Ending::Refused(502, _)))
             || matches!(ending, Ending::Answered(200 | 101) | Ending::GivenUp | Ending::Unsent)

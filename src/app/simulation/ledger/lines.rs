@@ -41,7 +41,9 @@ impl Ledger {
         for (id, call) in &self.calls {
             let lines = by_id.get(format!("call-{id}").as_str()).map_or(&[][..], Vec::as_slice);
             let fault = match (&call.ended, lines) {
-                (Some((_, Ending::Answered(_) | Ending::Refused(..))), [line]) => call.judge_line(*id, line),
+                (Some((_, Ending::Answered(_) | Ending::Refused(..))), [line]) => {
+                    call.judge_line(*id, line, self.may_be_cut.contains(id))
+                }
                 (Some((_, Ending::Answered(_) | Ending::Refused(..))), _) => Some("one line is missing, or too many"),
                 (_, [] | [_]) => None,
                 _ => Some("there is more than one line"),
@@ -116,7 +118,7 @@ impl Ledger {
 
 impl Call {
     /// What is wrong with the line of a call that was answered.
-    fn judge_line(&self, id: CallId, line: &AccessLine) -> Option<&'static str> {
+    fn judge_line(&self, id: CallId, line: &AccessLine, may_be_cut: bool) -> Option<&'static str> {
         let (ended, ending) = self.ended.as_ref()?;
         let (status, code) = match ending {
             Ending::Answered(status) => (*status, None),
@@ -136,7 +138,7 @@ impl Call {
             (self.response_bytes.is_some_and(|got| line.response_bytes != got), "other bytes of the answer"),
             (line.api != ACCOUNTS[self.account], "another API"),
             (line.path.split('/').any(|segment| segment == id.to_string()) || line.path.contains('?'), "the path is not masked"),
-            (line.cut.is_some() && status != 101 && !self.may_be_cut, "the answer came whole"),
+            (line.cut.is_some() && status != 101 && !may_be_cut, "the answer came whole"),
             (line.retries.unwrap_or(0) + 1 < self.arrived || line.retries.unwrap_or(0) > 2, "another number of retries"),
             (line.relogin.is_some() && self.refused == 0 && !self.is_uncertain, "nobody has answered 401"),
             (line.duration_us > longest, "it took less time"),

@@ -20,7 +20,10 @@ pub(super) mod since;
 mod suspicion;
 mod token;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use self::{
     call::Call,
@@ -57,6 +60,8 @@ pub(super) struct Ledger {
     broken: Vec<String>,
     tokens: BTreeMap<String, Token>,
     calls: BTreeMap<CallId, Call>,
+    /// Their connections to a server end after some bytes, in whatever way, or their clients can't see that an answer broke off.
+    may_be_cut: BTreeSet<CallId>,
     log_ins: [Vec<Duration>; ACCOUNTS.len()],
     /// Since when each account is logged out.
     logged_out: [Option<Duration>; ACCOUNTS.len()],
@@ -181,9 +186,7 @@ impl Ledger {
 
     /// The call's answer may break off, and perhaps where its client can't see it.
     pub(super) fn may_be_cut(&mut self, call: CallId) {
-        if let Some(known) = self.calls.get_mut(&call) {
-            known.may_be_cut = true;
-        }
+        self.may_be_cut.insert(call);
     }
 
     /// The answer with that token was written whole.
@@ -194,6 +197,9 @@ impl Ledger {
         // An answer that may have waited through a suspend may be taken for older than it is, and so may one that was held back: then
         // a token that lives for seconds may count as expired.
         let is_young = life >= SHORT_LIFE || at < arrival.at + Duration::from_secs(1);
+        if !is_young {
+            self.trouble(at, account);
+        }
         let counts = is_young && self.suspended.is_none_or(|suspended| at >= suspended + LOG_IN_TIMEOUT);
         for (known, token) in &mut self.tokens {
             if known == name {
@@ -327,7 +333,6 @@ impl Ledger {
             account,
             server,
             at_leisure: false,
-            may_be_cut: false,
             request_bytes: bytes as u64,
             response_bytes: None,
             ended: None,

@@ -7,7 +7,7 @@
 mod judgements;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -71,6 +71,8 @@ struct State {
     next: Number,
     open: BTreeMap<Number, Connection>,
     calls: BTreeMap<CallId, Call>,
+    /// Those that have come on a connection that ends after some bytes.
+    frail_calls: BTreeSet<CallId>,
     apis: [Api; ACCOUNTS.len()],
     workers: u32,
     pool_idle: Duration,
@@ -111,8 +113,6 @@ struct Call {
     times: [(Duration, Duration); 2],
     /// It does not take any idle connection.
     is_choosy: bool,
-    /// It has come on a connection that ends after some bytes.
-    was_frail: bool,
     arrived: u32,
     /// When it last came to a server.
     arrived_at: Option<Instant>,
@@ -253,7 +253,6 @@ impl Upstreams {
             ended: None,
             times,
             is_choosy: false,
-            was_frail: false,
             arrived: 0,
             arrived_at: None,
             received: 0,
@@ -277,7 +276,7 @@ impl Upstreams {
 
     /// Whether the call has come on a connection that ends after some bytes, in whatever way.
     pub(super) fn was_frail(&self, call: CallId) -> bool {
-        self.lock().calls.get(&call).is_some_and(|known| known.was_frail)
+        self.lock().frail_calls.contains(&call)
     }
 
     /// `given_up`: its client has hung up, and the daemon closes its HTTP/1.1 connection.
@@ -362,10 +361,11 @@ impl Upstreams {
     pub(super) fn begins(&self, number: Number, call: CallId, has_failed: bool) -> Option<String> {
         let (mut state, now) = (self.lock(), clock::instant());
         let fault = state.judge_exchange(number, call, now).or_else(|| state.judge_freshness(number, call, has_failed));
-        let is_frail = state.open.get(&number).is_some_and(|connection| connection.is_frail);
+        if state.open.get(&number).is_some_and(|connection| connection.is_frail) {
+            state.frail_calls.insert(call);
+        }
         let State { calls, times, .. } = &mut *state;
         if let Some(known) = calls.get_mut(&call) {
-            known.was_frail |= is_frail;
             if known.arrived > 0 {
                 for times in &*times {
                     known.may_have(*times);

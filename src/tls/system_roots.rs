@@ -40,9 +40,10 @@ fn beside_bundle(directory: &Path, bundle: &Path) -> Vec<PathBuf> {
             let leads_here = matches!(target.components().collect::<Vec<_>>()[..], [Component::Normal(_)]);
             !leads_here && !BUNDLED.iter().any(|bundled| target.starts_with(bundled))
         }
-        Err(_) => path != bundle && path.is_file(),
+        Err(_) => path != bundle,
     };
-    entries.map(|entry| entry.path()).filter(is_apart).collect()
+    // A pipe would be waited for.
+    entries.map(|entry| entry.path()).filter(is_apart).filter(|path| path.is_file()).collect()
 }
 
 #[cfg(test)]
@@ -53,7 +54,8 @@ mod tests {
 
     #[test]
     fn of_the_directory_only_what_may_not_be_in_the_bundle_is_read() {
-        let directory = tempfile::tempdir().unwrap();
+        let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(elsewhere.path().join("root.pem"), "").unwrap();
         let at = |name: &str| directory.path().join(name);
         for name in ["ca-certificates.crt", "own.pem", "hashed.0"] {
             fs::write(at(name), "").unwrap();
@@ -64,14 +66,15 @@ mod tests {
             ("local.pem", "/usr/local/share/ca-certificates/local.crt"),
             ("4042bcee.0", "ISRG_Root_X1.pem"),
             ("5042bcee.0", "own.pem"),
-            ("linked.pem", "/etc/company/root.pem"),
-            ("up.pem", "../company/root.pem"),
+            ("linked.pem", &*elsewhere.path().join("root.pem").to_string_lossy()),
+            ("dangling.pem", "/nonexistent/root.pem"),
+            ("directory.pem", &*elsewhere.path().to_string_lossy()),
         ] {
             symlink(target, at(name)).unwrap();
         }
         let mut names: Vec<_> = beside_bundle(directory.path(), &at("ca-certificates.crt"));
         names.sort();
-        assert_eq!(names, ["hashed.0", "linked.pem", "own.pem", "up.pem"].map(at));
+        assert_eq!(names, ["hashed.0", "linked.pem", "own.pem"].map(at));
         assert_eq!(beside_bundle(&at("none"), Path::new("/")), [""; 0].map(PathBuf::from));
     }
 

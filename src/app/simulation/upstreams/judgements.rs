@@ -80,6 +80,11 @@ impl State {
         // Some of them may have taken one just now.
         let free: Vec<&Connection> = self.open.values().filter(is_free).collect();
         let is_wasted = self.workers == 1 && takes_any && is_quiet && free.len() >= asking.len();
+        // A worker opens connections ahead of need at whole seconds, whoever waits for a token then.
+        let is_ahead = self.began.is_some_and(|began| now.duration_since(began).subsec_millis() < 2);
+        if is_wasted && is_ahead {
+            return self.judge_ahead(account, now);
+        }
         is_wasted.then(|| {
             let ages = free.iter().map(|connection| (now.duration_since(connection.opened), connection.is_http2));
             format!("a connection for {} is opened, and others are free: {:?}", ACCOUNTS[account], ages.collect::<Vec<_>>())

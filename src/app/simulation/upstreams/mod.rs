@@ -68,6 +68,7 @@ pub(super) struct Upstreams(Mutex<State>);
 
 #[derive(Default)]
 struct State {
+    began: Option<Instant>,
     next: Number,
     open: BTreeMap<Number, Connection>,
     calls: BTreeMap<CallId, Call>,
@@ -171,7 +172,8 @@ impl Default for Api {
 impl Upstreams {
     pub(super) fn new(workers: usize, pool_idle: Duration, replay_buffer: usize) -> Self {
         let workers = u32::try_from(workers).unwrap_or(u32::MAX);
-        Self(Mutex::new(State { workers, pool_idle, replay_buffer, ..State::default() }))
+        let began = Some(clock::instant());
+        Self(Mutex::new(State { began, workers, pool_idle, replay_buffer, ..State::default() }))
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -73,6 +73,18 @@ impl LoginError {
         }
     }
 
+    /// The same for one whose command has ended: there is no daemon that would log in again.
+    #[must_use]
+    pub const fn advice_for_next_run(&self) -> &'static str {
+        match self {
+            Self::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST) => {
+                "correct user name, password or organization"
+            }
+            Self::Refused(_) => "check `login_url` and the account's rights at CarePortals",
+            _ => self.advice(),
+        }
+    }
+
     /// The fault of the source that gave no value, if that is why.
     #[must_use]
     pub const fn source_fault(&self) -> Option<&SourceFault> {

@@ -93,7 +93,7 @@ fn states(accounts: &[(String, AccountSnapshot)]) -> String {
     let line = |(name, snapshot): &(String, AccountSnapshot)| {
         let state = snapshot.state().map(|state| format!(" ({})", state.as_str())).unwrap_or_default();
         let said = match snapshot.last_error() {
-            Some(error) => format!("{error}\n    hint: {}", error.advice()),
+            Some(error) => format!("{error}\n    hint: {}", error.advice_for_next_run()),
             None => "no answer to the log-in yet".to_owned(),
         };
         format!("\n  account `{name}`{state}: {said}")

@@ -287,6 +287,7 @@ fn a_rejected_log_in_ends_exec_at_once_whatever_other_accounts_wait_for() {
     ] {
         assert!(errors.contains(told), "{errors}");
     }
+    assert!(!errors.contains("careportals-sidecar login"), "there is no daemon: {errors}");
     assert!(!mark.exists());
 }
 

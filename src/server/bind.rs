@@ -6,7 +6,10 @@
 use std::{
     io,
     net::{SocketAddr, TcpListener},
-    os::unix::net::UnixListener,
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixListener,
+    },
     path::Path,
 };
 
@@ -113,6 +116,15 @@ impl ListenSocket {
     }
 }
 
+impl AsFd for ListenSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(listener) => listener.as_fd(),
+            Self::Unix(listener) => listener.as_fd(),
+        }
+    }
+}
+
 /// Binds a TCP address. Returns `Ok(None)` for an address that is not `required` and whose family this machine lacks.
 pub fn bind_tcp(address: SocketAddr, required: bool) -> Result<Option<Bound>, BindError> {
     let failed = |error| BindError::tcp(address, &error);
@@ -170,6 +182,11 @@ pub fn passed_sockets(names: &[String]) -> io::Result<Vec<Passed>> {
             Err(_) => sockets.take_unix_listener(index)?.map(ListenSocket::Unix),
         };
         if let Some(socket) = socket {
+            if !rustix::net::sockopt::socket_acceptconn(&socket)? {
+                // It may be a socket of our own, where the descriptor was closed when the process began: what owns it closes it.
+                std::mem::forget(socket);
+                return Err(io::Error::other("one of the descriptors that LISTEN_FDS passes is no listening socket"));
+            }
             let name = names.get(index).cloned().unwrap_or_default();
             all.push(Passed { name, bound: Bound::passed(socket)? });
         }

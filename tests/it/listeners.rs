@@ -433,6 +433,23 @@ fn without_a_socket_or_with_one_for_several_apis_the_start_fails_and_says_so() {
     assert!(error.contains("the socket \"x.socket\" that systemd passed could be for several APIs"), "{error}");
 }
 
+/// Where descriptor 3 is closed when the process begins, a socket of its own has that number.
+#[test]
+fn what_is_no_listening_socket_is_not_taken_for_one() {
+    let mut setup = Setup::new(&simulator());
+    setup.variable("CAREPORTALS_LISTEN", "systemd");
+    let daemon = setup.command("run");
+    let mut command = Command::new("/bin/sh");
+    command.arg("-c").arg("LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\" 3<&-").arg("sh").arg(daemon.get_program()).arg("run");
+    for (name, value) in daemon.get_envs() {
+        command.env(name, value.unwrap());
+    }
+    let output = command.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("one of the descriptors that LISTEN_FDS passes is no listening socket"), "{said}");
+}
+
 #[test]
 fn a_passed_socket_beyond_loopback_needs_permission() {
     let simulator = simulator();

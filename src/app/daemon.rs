@@ -34,6 +34,9 @@ use crate::{
 /// How long a log-out may take, with the workers closing their idle connections. Only a worker that is stuck takes longer.
 pub(super) const CLOSE_IDLE: Duration = Duration::from_secs(2);
 
+/// How long answers of our own have to go out when the time of the drain has run out.
+const LAST_ANSWERS: Duration = Duration::from_millis(200);
+
 /// How long a log-out may take while the daemon drains.
 const CLOSE_IDLE_WHILE_DRAINING: Duration = Duration::from_millis(200);
 
@@ -151,6 +154,12 @@ impl Daemon {
         let drained = timeout(limit, finished.recv());
         if self.run_commands_until(drained, &mut commands).await.is_err() {
             warn!("the drain time ran out: what is still in flight is cut off");
+            // Requests that wait for a token were never sent, and hear so.
+            let heard = async {
+                end_accounts(&self.snapshot.accounts).await;
+                finished.recv().await;
+            };
+            drop(timeout(LAST_ANSWERS, heard).await);
         }
         self.workers.stop(finished, STOP_WORKERS).await;
     }

@@ -75,6 +75,29 @@ fn what_is_still_in_flight_after_drain_timeout_is_cut_and_the_exit_code_is_0() {
     assert!(sidecar.wait_for_access_lines(1).iter().any(|line| line["cut"] == "drain"), "{}", sidecar.logs());
 }
 
+/// They were never sent: whoever hears so may try again elsewhere.
+#[test]
+fn requests_that_wait_for_a_token_when_the_drain_time_ends_are_told_503() {
+    let simulator = simulator();
+    simulator.control().hold_logins(true);
+    let mut setup = Setup::new(&simulator);
+    setup.global("drain_timeout", "300ms").account("token_wait", "1m");
+    let mut sidecar = setup.start();
+    let mut waiting = [sidecar.connect(), sidecar.connect()];
+    for client in &mut waiting {
+        client.write(&Request::post("/_sim/echo", "once").head());
+        client.write(b"once");
+    }
+    until("a log-in has begun", || simulator.control().counts().logins == 1);
+    sidecar.signal(Signal::TERM);
+    for client in &mut waiting {
+        let answer = client.answer("POST");
+        assert_eq!((answer.status, answer.problem().as_str()), (503, "token_pending"), "{answer:?}");
+    }
+    assert_eq!(simulator.control().counts().requests, 0);
+    assert_eq!(sidecar.wait().code(), Some(0));
+}
+
 #[test]
 fn connections_that_the_kernel_had_queued_are_served_before_the_end() {
     let simulator = simulator();

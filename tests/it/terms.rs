@@ -216,7 +216,8 @@ fn one_that_ends_before_it_is_sent_again_does_not_count_as_sent_again() {
     control.revoke_tokens();
     control.hold_logins(true);
     let refused = Crowd::send(&moving.sidecar, 2, &Request::get("/_sim/echo"));
-    until("the token is suspect", || control.counts().logins == 2 && control.counts().unauthorized == 2);
+    // The other request may come so late that it waits for the log-in at once.
+    until("the token is suspect", || control.counts().logins == 2);
     moving.second.control().hold_logins(true);
     let impatient = account("main", SECOND) + "token_wait = \"200ms\"\n";
     let after = settings(&impatient, "main", &moving.second);

@@ -21,8 +21,8 @@ const LONGEST_ASKED: Duration = Duration::from_secs(900);
 const ON_ITS_WAY: Duration = Duration::from_secs(9);
 /// How long a server may take, so that the daemon has surely waited for its answer: `login_timeout` includes the way there.
 const IN_TIME: Duration = Duration::from_millis(4500);
-/// A token may be taken for older than it is: by how much.
-const OLDER: Duration = Duration::from_secs(1);
+/// A token may be taken for older than it is, by the time that the connection took, and by a second, since dates have whole ones.
+const OLDER: Duration = Duration::from_millis(2700);
 /// How long a 401 may be on its way.
 const LATE: Duration = Duration::from_millis(1500);
 /// So many failures in a row do not come within so short a time, but for once in some ten thousand times: the waits grow.

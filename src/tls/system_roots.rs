@@ -9,6 +9,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use crate::files;
 use rustls_native_certs::{CertificateResult, load_certs_from_paths, load_native_certs};
 
 /// Where systems keep the files of which they make the bundle and the links of the directory: Debian's `update-ca-certificates`, and
@@ -18,13 +19,18 @@ const BUNDLED: [&str; 3] = ["/usr/share/ca-certificates", "/usr/local/share/ca-c
 /// Reads the system's roots. `named`: `SSL_CERT_FILE` or `SSL_CERT_DIR` say where they are.
 pub(super) fn load(named: bool) -> CertificateResult {
     let bundled = if named || cfg!(not(target_os = "linux")) { None } else { bundled() };
-    bundled.unwrap_or_else(load_native_certs)
+    bundled.unwrap_or_else(load_all)
+}
+
+/// Reads what the library finds. A file that gives no answer, such as a pipe, counts as no roots.
+fn load_all() -> CertificateResult {
+    files::within(files::LIMIT, || Ok(load_native_certs())).unwrap_or_default()
 }
 
 /// Reads the bundle, and what only the directory has. `None`: there is no bundle.
 fn bundled() -> Option<CertificateResult> {
     let found = openssl_probe::probe();
-    let bundle = found.cert_file?;
+    let bundle = found.cert_file.filter(|bundle| bundle.is_file())?;
     let mut roots = load_certs_from_paths(Some(&bundle), None);
     for file in found.cert_dir.iter().flat_map(|directory| beside_bundle(directory, &bundle)) {
         roots.certs.extend(load_certs_from_paths(Some(&file), None).certs);

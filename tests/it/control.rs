@@ -494,11 +494,18 @@ fn a_control_socket_that_is_written_wrongly_leads_no_command_to_the_default_plac
         ("CAREPORTALS_CONTROL_SOCKET", "", "is empty"),
         ("CAREPORTALS_CONTROL_SOCKETS", "/x", "did you mean `CAREPORTALS_CONTROL_SOCKET`"),
         ("CAREPORTALS__CONTROL_SOKET", "/x", "no such key"),
+        ("CAREPORTALS_CONTROL_SOCKET_FILE", "/x", "takes no `_FILE`"),
+        ("CAREPORTALS__APIS__DEFAULT__CONTROL_SOCKET", "/x", ""),
     ] {
         let mut setup = by_default(&simulator, run.path());
         refused(setup.variable(name, value), said);
     }
-    let mut setup = by_default(&simulator, run.path());
-    refused(setup.settings("control_sokcet = \"/x\"\n"), "did you mean `control_socket`");
+    for (text, said) in [
+        ("control_sokcet = \"/x\"\n", "did you mean `control_socket`"),
+        ("admin_socket = \"/x\"\n", "no such key"),
+        ("[apis.default]\ncontrol_socket = \"/x\"\n", "belongs at the top level"),
+    ] {
+        refused(by_default(&simulator, run.path()).settings(text), said);
+    }
     assert_eq!(sidecar.get("/users/account").status, 200);
 }

@@ -16,6 +16,7 @@ use crate::{
     config::Source,
     files::BoundedReads,
     resources::blocking_on,
+    secret::Secret,
     sources::{SourceFault, WatchedDirectories, read_file_in_time},
 };
 
@@ -93,7 +94,8 @@ struct FileComparison {
     last_read: Arc<LastRead>,
     directories: WatchedDirectories,
     readings: BoundedReads,
-    lost: Lost,
+    /// One for each file.
+    lost: Vec<Lost>,
 }
 
 /// Whether a file that the last log-in had read gives nothing to log in with any more, as far as looks have found.
@@ -122,8 +124,9 @@ impl FileComparison {
         // A file may change between a log-in's reading and the note of it. So each note causes another look.
         let paths = files.iter().map(|(_, path)| path.clone()).collect();
         let directories = WatchedDirectories::with_signal(paths, Arc::clone(last_read.noted()));
+        let lost = vec![Lost::No; files.len()];
         let (account, readings) = (sources.account().name.clone(), BoundedReads::default());
-        Some(Self { account, directories, files, last_read, readings, lost: Lost::No })
+        Some(Self { account, directories, files, last_read, readings, lost })
     }
 
     async fn run(mut self, report: mpsc::Sender<Differences>) {
@@ -154,28 +157,24 @@ impl FileComparison {
     }
 
     fn compare(&mut self) -> Differences {
-        let (mut differences, mut fault) = (Differences::new(), None);
-        for (field, path) in &self.files {
+        let mut differences = Differences::new();
+        for ((field, path), lost) in self.files.iter().zip(&mut self.lost) {
             // Take what was read last before the look, so that a reading during the look makes the comparison out of date.
             let last = self.last_read.of(*field);
-            let read = read_file_in_time(path, &self.readings);
-            let value = match read
-                .and_then(|value| if value.is_empty() { Err(SourceFault::EmptyFile(path.clone())) } else { Ok(value) })
-            {
-                Ok(value) => value,
-                Err(found) => {
-                    // What a log-in has not had, it tells itself.
-                    let is_lost = matches!(last.reading, Reading::Hash(_)) || matches!(found, SourceFault::NoAnswer(_));
-                    fault = fault.or(is_lost.then_some(found));
-                    continue;
-                }
+            let read = match read_file_in_time(path, &self.readings) {
+                Ok(value) if value.is_empty() => Err(SourceFault::EmptyFile(path.clone())),
+                read => read,
             };
-            if last.reading != Reading::Never && last.reading != self.last_read.reading_of(Some(&value)) {
+            let is_news = |value: &Secret| last.reading != self.last_read.reading_of(Some(value));
+            if last.reading != Reading::Never && read.as_ref().is_ok_and(is_news) {
                 differences.push((*field, last));
             }
-        }
-        if let Some(fault) = self.lost.after_look(fault) {
-            tracing::warn!(account = self.account, "a credential file gives nothing for the next log-in: {fault}");
+            // What a log-in has not had, it tells itself.
+            let tells =
+                |fault: &SourceFault| matches!(last.reading, Reading::Hash(_)) || matches!(fault, SourceFault::NoAnswer(_));
+            if let Some(fault) = lost.after_look(read.err().filter(tells)) {
+                tracing::warn!(account = self.account, "a credential file gives nothing for the next log-in: {fault}");
+            }
         }
         differences
     }

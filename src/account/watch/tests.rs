@@ -327,15 +327,19 @@ async fn a_file_that_no_log_in_has_had_is_told_by_the_log_in_alone() {
     let mut files = mount.files();
     assert!(!mount.log_in().await);
     files.compare();
-    assert_eq!(files.lost, Lost::No);
+    assert_eq!(files.lost, [Lost::No; 3]);
     mount.write_all("creds", ["acme", "user", "secret"]);
     assert!(mount.log_in().await);
     fs::remove_file(mount.path("creds/password")).unwrap();
     files.compare();
-    assert_eq!(files.lost, Lost::Once);
+    assert_eq!(files.lost, [Lost::No, Lost::No, Lost::Once]);
     files.compare();
-    assert_eq!(files.lost, Lost::Told);
+    assert_eq!(files.lost, [Lost::No, Lost::No, Lost::Told]);
+    // One is told though another is missing.
+    fs::remove_file(mount.path("creds/username")).unwrap();
+    files.compare();
+    assert_eq!(files.lost, [Lost::No, Lost::Once, Lost::Told]);
     mount.write("creds/password", "secret");
     files.compare();
-    assert_eq!(files.lost, Lost::No);
+    assert_eq!(files.lost, [Lost::No, Lost::Told, Lost::No]);
 }

@@ -76,11 +76,14 @@ impl Finding {
         if let ValueOrigin::File { line, .. } = self.origin { line } else { usize::MAX }
     }
 
-    /// Whether it is about this key, or about a name that was probably meant for it.
-    pub(super) fn is_about(&self, path: &str) -> bool {
-        let hint = self.wrong.hint.as_deref().and_then(|hint| hint.strip_prefix("did you mean `")).unwrap_or_default();
-        let meant = hint.split('`').next().unwrap_or_default().to_lowercase();
-        *self.path == *path || meant.ends_with(path)
+    /// Whether it is about the control socket, or about a name that may have been meant for it.
+    pub(super) fn is_about_control_socket(&self) -> bool {
+        let variable = if let ValueOrigin::Variable(name) = &self.origin { name.as_str() } else { "" };
+        let key = self.path.rsplit('.').next().unwrap_or_default();
+        let names = [variable, key].map(str::to_lowercase);
+        let is_other =
+            |name: &String| ["socket_mode", "socket_group", "control_allow_uids"].iter().any(|other| name.ends_with(other));
+        names.iter().any(|name| (name.contains("sock") || name.contains("control")) && !is_other(name))
     }
 
     /// The same, with something else that helps.

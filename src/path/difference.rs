@@ -8,9 +8,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 use http::Method;
 
-use crate::careportals::MOUNTS;
-
-use super::{Rule, is_canonical, lenient::LenientPattern, rule::Pattern, wildcard::covers};
+use super::{
+    Rule,
+    lenient::LenientPattern,
+    rule::Pattern,
+    symbols::{Symbol, symbols},
+    wildcard::covers,
+};
 
 /// How many states are looked at for one method. Only contrived rules have more.
 const MAX_STATES: usize = 2000;
@@ -104,67 +108,6 @@ fn methods(rules: &[&Rule]) -> Vec<Method> {
     all.chain([other]).collect()
 }
 
-/// A class of segments, by one of them.
-struct Symbol {
-    segment: String,
-    /// How a pattern shows it.
-    shown: String,
-    /// The name of which it is another spelling, as an index. `None`: it is no other spelling.
-    spells: Option<usize>,
-    /// Whether servers run a script of this name for every path.
-    is_script: bool,
-    /// Whether the same routes answer below it, where it comes first.
-    is_mount: bool,
-}
-
-/// Servers run a script of this name for every path.
-const SCRIPT: &str = "index.php";
-
-/// The classes: other segments first, so that a pattern has `*` where it may.
-fn symbols(rules: &[&Rule], careless: bool) -> Vec<Symbol> {
-    let names: BTreeSet<&str> = rules.iter().flat_map(|rule| rule.words()).collect();
-    let mut candidates = Vec::new();
-    for number in 0..=names.len() {
-        candidates.push((format!("other{number}"), None, ""));
-    }
-    candidates.extend(names.iter().map(|name| ((*name).to_owned(), None, "")));
-    if careless {
-        for name in names.iter().copied().chain([SCRIPT]).chain(MOUNTS) {
-            let capital = name[..1].to_uppercase() + &name[1..];
-            let of = names.iter().position(|known| *known == name);
-            for text in [name.to_owned(), format!("{name}.json")] {
-                let spellings =
-                    [text.clone(), text.to_uppercase(), capital.clone(), format!("%20{text}"), format!("%20%20{text}")];
-                candidates.extend(spellings.map(|text| (text, of, name)));
-            }
-        }
-    }
-    // What rules can tell of a segment: which names it is, and which ones it may be for a careless server.
-    let like = |name: &str, segment: &str| {
-        let pattern = LenientPattern::of_path(name);
-        pattern.accepts(pattern.after(pattern.start(), segment))
-    };
-    let signature = |segment: &str| {
-        let exactly = names.iter().map(|name| Pattern::Literal((*name).to_owned()).fits(segment));
-        let alike = names.iter().copied().chain([SCRIPT]).chain(MOUNTS).map(|name| careless && like(name, segment));
-        exactly.chain(alike).collect::<Vec<bool>>()
-    };
-    let (mut known, mut symbols) = (BTreeSet::new(), Vec::<Symbol>::new());
-    for (segment, of, name) in candidates.into_iter().filter(|(segment, ..)| is_canonical(&format!("/{segment}"))) {
-        let is_other = symbols.is_empty();
-        let signature = signature(&segment);
-        if (is_other && signature.contains(&true)) || !known.insert(signature) {
-            continue;
-        }
-        let shown = if is_other { "*".to_owned() } else { segment.clone() };
-        let spells =
-            of.and_then(|of| symbols.iter().position(|symbol| Some(symbol.segment.as_str()) == names.iter().nth(of).copied()));
-        let (is_script, is_mount) = (name == SCRIPT, MOUNTS.contains(&name));
-        symbols.push(Symbol { segment, shown, spells, is_script, is_mount });
-    }
-    symbols
-}
-
 /// What one set has for requests of one method.
 struct Side<'a> {
     allow: Option<Vec<&'a Rule>>,
@@ -244,6 +187,8 @@ impl Node {
         self.all_below && self.differs
     }
 }
+
+struct TooManyStates;
 
 /// How the paths that a pattern stands for end.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -344,7 +289,7 @@ impl Graph {
         let rule = |pattern: &String| Rule::parse(&format!("* {pattern}")).ok();
         let mut patterns: BTreeSet<String> = self.witnesses(symbols).into_iter().collect();
         let mut rules: Vec<Rule> = patterns.iter().filter_map(rule).collect();
-        while let Some((path, end)) = self.first_untold(&rules, symbols)? {
+        while let Some((path, end)) = self.first_untold(&rules, symbols).ok()? {
             let more = self.widened(&path, end, symbols);
             rules.extend(more.iter().filter_map(rule));
             patterns.extend(more);
@@ -391,8 +336,12 @@ impl Graph {
     }
 
     /// The shortest path that differs and that no rule of `told` stands for, and how it ends. A plain spelling speaks for the other
-    /// ones. The outer `None`: there are too many states.
-    fn first_untold(&self, told: &[Rule], symbols: &[Symbol]) -> Option<Option<(Vec<usize>, End)>> {
+    /// ones.
+    ///
+    /// # Errors
+    ///
+    /// There are too many states.
+    fn first_untold(&self, told: &[Rule], symbols: &[Symbol]) -> Result<Option<(Vec<usize>, End)>, TooManyStates> {
         let start = (0, told.iter().map(|rule| skip_any(rule, 1)).collect::<Vec<u128>>());
         // The path of no segment is none, whatever leads back to its node.
         let (mut seen, mut queue) = (HashSet::new(), VecDeque::from([(start, Vec::<usize>::new())]));
@@ -415,7 +364,7 @@ impl Graph {
                 } else {
                     End::Slash
                 };
-                return Some(Some((path, end)));
+                return Ok(Some((path, end)));
             }
             for (symbol, next) in node.next.iter().enumerate() {
                 let step = |(rule, states): (&Rule, &u128)| after(rule, *states, &symbols[symbol].segment);
@@ -425,10 +374,10 @@ impl Graph {
                 }
             }
             if seen.len() > MAX_TOLD_STATES {
-                return None;
+                return Err(TooManyStates);
             }
         }
-        Some(None)
+        Ok(None)
     }
 
     /// A path that differs, as patterns: with `**` wherever any number of further segments makes no odds, and with `*` where one
@@ -514,7 +463,10 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{super::lenient::LenientPath, *};
+    use super::{
+        super::{is_canonical, lenient::LenientPath},
+        *,
+    };
 
     fn rules(texts: &[&str]) -> Vec<Rule> {
         texts.iter().map(|text| Rule::parse(text).unwrap()).collect()
@@ -567,8 +519,8 @@ mod tests {
     #[test]
     fn what_only_the_careless_reading_of_a_deny_refuses_is_a_difference() {
         let below: Option<&[&str]> = Some(&["GET /*/users"]);
-        let names = ["GET /index.php/users", "GET /patient/users", "GET /public/users"];
-        assert_eq!(difference((below, &[]), (below, &["* /users"])), names);
+        let below_scripts = ["GET /index.php/users", "GET /patient/users", "GET /public/users"];
+        assert_eq!(difference((below, &[]), (below, &["* /users"])), below_scripts);
         let plain: Option<&[&str]> = Some(&["GET /users"]);
         assert_eq!(difference((plain, &[]), (plain, &["* /patient/users"])), ["GET /users"]);
         // The plain spelling speaks for the other ones.

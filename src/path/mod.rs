@@ -12,6 +12,7 @@ mod lenient;
 mod proposal;
 mod rule;
 mod rule_list;
+mod symbols;
 mod wildcard;
 
 pub use difference::{Difference, RuleSet};

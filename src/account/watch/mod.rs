@@ -126,7 +126,7 @@ impl FileComparison {
         let directories = WatchedDirectories::with_signal(paths, Arc::clone(last_read.noted()));
         let lost = vec![Lost::No; files.len()];
         let (account, readings) = (sources.account().name.clone(), BoundedReads::default());
-        Some(Self { account, directories, files, last_read, readings, lost })
+        Some(Self { account, files, last_read, directories, readings, lost })
     }
 
     async fn run(mut self, report: mpsc::Sender<Differences>) {

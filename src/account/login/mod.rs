@@ -196,11 +196,11 @@ impl HttpLogIn {
         request: Request<Full<Bytes>>,
         organization: HeaderValue,
     ) -> Result<Grant, LoginError> {
-        let asked = self.clock.now().moment;
+        let (asked, began) = (self.clock.now().moment, crate::clock::instant());
         let sent = upstream::send_once(connector, request).await;
         let response = sent.map_err(|error| LoginError::Unreachable(Unreachable::NoAnswer(error)))?;
         let server_date = date(response.headers());
-        let received = when_asked(self.clock.now(), asked);
+        let received = as_of_date(self.clock.now(), server_date, asked, began.elapsed());
         classify(&response, server_date.unwrap_or(received.wall))?;
         let body = collect(response.into_body()).await?;
         let LoginAnswer { token, refresh } =
@@ -209,11 +209,22 @@ impl HttpLogIn {
     }
 }
 
-/// Our clocks when the request went out. The server wrote its `Date` then at the earliest: taken for later, a token whose answer was
-/// held back would seem to live longer than it does, whichever clock is right.
-fn when_asked(now: Now, asked: Moment) -> Now {
-    let wall = now.wall.checked_sub(now.moment.since(asked)).unwrap_or(now.wall);
-    Now { moment: asked, wall }
+/// How long an answer is taken to have been on its way at most, where our clock does not tell.
+const ON_ITS_WAY: Duration = Duration::from_secs(1);
+
+/// By how much clocks may differ that agree: by the seconds that machines are usually off, and since `Date` is of whole seconds.
+const AGREEMENT: Duration = Duration::from_secs(30);
+
+/// Our clocks when the server wrote its `Date`, at the earliest: the answer came at `now`, and was `asked` for. Taken for later, a
+/// token would seem to live longer than it does. `awake`: the time between the two without suspends of the machine, through all of
+/// which the answer may have waited. A server may also have held it back for long: by our wall clock that shows, if the clocks
+/// agree.
+fn as_of_date(now: Now, date: Option<SystemTime>, asked: Moment, awake: Duration) -> Now {
+    let since = now.moment.since(asked);
+    let age = date.and_then(|date| now.wall.duration_since(date).ok());
+    let held_back = age.filter(|age| *age <= since + AGREEMENT).unwrap_or_default();
+    let on_its_way = since.min(held_back.max(ON_ITS_WAY + since.saturating_sub(awake)));
+    Now { moment: now.moment - on_its_way, wall: now.wall.checked_sub(on_its_way).unwrap_or(now.wall) }
 }
 
 fn request(

@@ -322,7 +322,23 @@ fn the_time_for_which_an_answer_may_have_been_on_its_way_is_no_time_of_the_token
         moment: Moment::new(Duration::from_millis(90_000 + millis)),
         wall: std::time::UNIX_EPOCH + Duration::from_millis(7_000_000 + millis),
     };
-    for took in [0, 600, 5000, 205_000] {
-        assert_eq!(when_asked(now(took), now(0).moment), now(0), "{took}");
+    let (asked, awake) = (now(0).moment, Duration::from_millis);
+    assert_eq!(as_of_date(now(0), None, asked, awake(0)), now(0));
+    assert_eq!(as_of_date(now(600), None, asked, awake(600)), now(0));
+    assert_eq!(as_of_date(now(5000), None, asked, awake(5000)), now(4000), "a server that is slow may write it at the end");
+    assert_eq!(as_of_date(now(205_000), None, asked, awake(5000)), now(4000), "the answer may have waited through a suspend");
+    assert_eq!(as_of_date(now(200_100), None, asked, awake(100)), now(0));
+    // The clocks agree: what the answer was held back for is known.
+    for (date, expected) in [(0, 0), (1000, 1000), (3000, 3000), (7000, 7000), (7500, 7000), (8000, 7000)] {
+        let date = Some(now(date).wall);
+        assert_eq!(as_of_date(now(8000), date, asked, awake(8000)), now(expected), "{date:?}");
+    }
+    // A second more or less is no disagreement: then it was held back all the time.
+    for behind in [500, 1200, 30_000] {
+        assert_eq!(as_of_date(now(8000), Some(now(0).wall - Duration::from_millis(behind)), asked, awake(8000)), now(0));
+    }
+    // They do not: the server's is ahead or behind by more than the answer took.
+    for date in [now(9000).wall, now(0).wall - Duration::from_millis(30_001)] {
+        assert_eq!(as_of_date(now(8000), Some(date), asked, awake(8000)), now(7000));
     }
 }

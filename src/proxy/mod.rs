@@ -7,9 +7,9 @@
 //! Files, each using only those before it: `request_id` (pure), `spare_heads` (memory for heads that is used again), `headers`
 //! (pure), `required` (a header that each request must have), `admit` (pure but for two questions), `problem` (our error answers;
 //! pure), `health` (what requests last met), `retry` (pure), `coalesce` (small frames of a body), `upload` (the request's body),
-//! `request_limit`, `api` (what a worker has of an API), `router` (which API a request is for), `exchange` (the record of a request), `download`
-//! (the answer's body), `tunnel`, `upstream_time` (how long a request waits for others), `forward`, `service` (has requests
-//! answered), `internal` (for fuzzing).
+//! `request_limit`, `api` (what a worker has of an API), `router` (which API a request is for), `exchange` (the record of a
+//! request), `download` (the answer's body), `tunnel`, `upstream_time` (how long a request waits for others), `forward`,
+//! `service` (has requests answered), `internal` (for fuzzing).
 
 mod admit;
 mod api;

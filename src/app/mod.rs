@@ -41,7 +41,7 @@ use crate::{
     status::{ApiStates, Phase, StatusReader, View},
     systemd::{Reloads, Systemd},
     telemetry,
-    tls::ClientTls,
+    tls::{self, ClientTls},
 };
 use admin::AdminTasks;
 use daemon::{Daemon, ReloadSource, STOP_WORKERS, confirm, end_accounts, log_out_accounts, unless_shut_down};
@@ -139,6 +139,9 @@ impl App {
         if let Ok(directories) = &mut directories {
             self.control.file().into_iter().for_each(|socket| directories.add_socket(socket));
             inputs().flat_map(Input::directories).for_each(|directory| directories.add_directory(&directory));
+            if !self.config.tls.system_roots_named {
+                tls::root_directories().for_each(|directory| directories.add_links_of(directory));
+            }
         }
         let sandbox = hardening::harden(self.config.restart_only.hardening, directories).map_err(StartError::Hardening)?;
         if let Some(source) = &mut self.reload_source {

@@ -35,6 +35,7 @@ use crate::{
 };
 pub use identity::KeyFault;
 use identity::Stamp;
+pub use system_roots::root_directories;
 
 /// The name of HTTP/2 in ALPN (RFC 9113, 3.2).
 pub const H2: &[u8] = b"h2";

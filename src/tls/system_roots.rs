@@ -22,6 +22,11 @@ pub(super) fn load(named: bool) -> CertificateResult {
     bundled.unwrap_or_else(load_all)
 }
 
+/// The directories in which the system keeps roots, where no variable names another.
+pub fn root_directories() -> impl Iterator<Item = &'static Path> {
+    openssl_probe::candidate_cert_dirs()
+}
+
 /// Reads what the library finds. A file that gives no answer, such as a pipe, counts as no roots.
 fn load_all() -> CertificateResult {
     files::within(files::LIMIT, || Ok(load_native_certs())).unwrap_or_default()

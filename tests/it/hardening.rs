@@ -293,3 +293,19 @@ fn a_reload_that_needs_more_than_is_within_reach_is_refused_with_that_reason() {
     }
     assert_eq!(sidecar.get("/users/account").status, 200);
 }
+
+#[test]
+fn a_root_that_is_a_link_is_trusted_after_a_reload_too() {
+    let simulator = simulator();
+    let (certs, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let root = elsewhere.path().join("root.pem");
+    std::fs::write(&root, simulator.ca_pem()).unwrap();
+    std::os::unix::fs::symlink(&root, certs.path().join("deadbeef.0")).unwrap();
+    let mut setup = Setup::new(&simulator);
+    setup.without("CAREPORTALS_CA_ONLY_FILE").variable("SSL_CERT_DIR", certs.path().to_str().unwrap()).with_control_socket();
+    let sidecar = setup.start().ready();
+    for command in ["reload", "login"] {
+        let output = sidecar.setup.output(command);
+        assert_eq!(output.code, Some(0), "{output:?}");
+    }
+}

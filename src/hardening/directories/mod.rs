@@ -5,7 +5,8 @@
 
 use std::{
     collections::BTreeSet,
-    path::{Path, PathBuf},
+    fs,
+    path::{Component, Path, PathBuf},
 };
 
 use crate::config::{Config, Listen, Source};
@@ -75,6 +76,21 @@ impl AllowedDirectories {
     /// Also allows everything below `path` to be read. It has no effect when there is no such directory.
     pub fn add_directory(&mut self, path: &Path) {
         self.read.extend(path.canonicalize());
+        self.add_links_of(path);
+    }
+
+    /// Also allows the directories to be read to which links in `directory` lead: roots of trust are often links.
+    pub fn add_links_of(&mut self, directory: &Path) {
+        let entries = fs::read_dir(directory).into_iter().flatten().filter_map(Result::ok);
+        for link in entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink())) {
+            let Ok(target) = fs::read_link(link.path()) else { continue };
+            let target = directory.join(target);
+            let climbs = target.components().any(|part| part == Component::ParentDir);
+            // Most stay where they are, or lead to what is allowed anyway.
+            if climbs || !self.read.iter().any(|known| target.starts_with(known)) {
+                self.read.extend(parent_directories(&target));
+            }
+        }
     }
 }
 

@@ -124,3 +124,19 @@ fn the_kernel_refuses_to_read_outside_and_to_write_rename_or_run() {
     // This thread is not restricted.
     fs::write(outside.join("organization"), "other").unwrap();
 }
+
+#[test]
+fn what_links_among_the_roots_lead_to_is_allowed() {
+    let (certs, elsewhere, apart) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    for (name, target) in [
+        ("deadbeef.0", elsewhere.path().join("root.pem")),
+        ("root.pem", "deadbeef.0".into()),
+        ("up.pem", Path::new("..").join(apart.path().file_name().unwrap()).join("root.pem")),
+    ] {
+        std::os::unix::fs::symlink(target, certs.path().join(name)).unwrap();
+    }
+    let mut allowed = AllowedDirectories::default();
+    allowed.add_directory(certs.path());
+    let expected = [&certs, &elsewhere, &apart].map(|directory| directory.path().canonicalize().unwrap());
+    assert_eq!(allowed.read, BTreeSet::from(expected));
+}

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderMap;
 use tokio::time::Instant;
 
 /// The idle time that is taken to be safe while nothing is known. Common servers keep connections for 5 s or longer.
@@ -195,8 +196,14 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// Reads for how long the upstream says that it keeps idle connections. The shortest of several fields counts: a proxy on the way
+/// may add one of its own.
+pub(super) fn announced_timeout(head: &HeaderMap) -> Option<Duration> {
+    head.get_all("keep-alive").iter().filter_map(|field| timeout_in(field.as_bytes())).min()
+}
+
 /// Reads the seconds of `timeout` in a `Keep-Alive` field (RFC 2068, 19.7.1.1): `timeout=5, max=100`.
-pub(super) fn announced_timeout(field: &[u8]) -> Option<Duration> {
+fn timeout_in(field: &[u8]) -> Option<Duration> {
     let parameters = std::str::from_utf8(field).ok()?.split(',');
     let mut timeouts = parameters.filter_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;
@@ -357,7 +364,7 @@ mod tests {
 
     #[test]
     fn only_a_number_of_seconds_is_an_announcement() {
-        let read = |text: &str| announced_timeout(text.as_bytes()).map(|timeout| timeout.as_secs());
+        let read = |text: &str| timeout_in(text.as_bytes()).map(|timeout| timeout.as_secs());
         for (text, timeout) in [
             ("timeout=5", Some(5)),
             ("timeout=5, max=100", Some(5)),
@@ -373,6 +380,24 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(read(text), timeout, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_shortest_of_several_announcements_counts() {
+        let head = |fields: &[&'static str]| -> HeaderMap {
+            fields
+                .iter()
+                .map(|field| (http::HeaderName::from_static("keep-alive"), http::HeaderValue::from_static(field)))
+                .collect()
+        };
+        for (fields, expected) in [
+            (&[][..], None),
+            (&["timeout=5"], Some(5)),
+            (&["timeout=5", "max=1, timeout=1"], Some(1)),
+            (&["max=100", "timeout=7"], Some(7)),
+        ] {
+            assert_eq!(announced_timeout(&head(fields)), expected.map(seconds), "{fields:?}");
         }
     }
 }

@@ -171,8 +171,7 @@ where
             // Nobody asked for it: what follows is not HTTP any more.
             return Err(SendError::after_sending(Cause::Protocol));
         }
-        // The shortest of several counts: a proxy on the way may add one of its own.
-        for timeout in response.headers().get_all("keep-alive").iter().filter_map(|field| announced_timeout(field.as_bytes())) {
+        if let Some(timeout) = announced_timeout(response.headers()) {
             self.keep_alive.announced(timeout);
         }
         in_flight.disarm();

@@ -496,6 +496,8 @@ fn a_control_socket_that_is_written_wrongly_leads_no_command_to_the_default_plac
         ("CAREPORTALS__CONTROL_SOKET", "/x", "no such key"),
         ("CAREPORTALS_CONTROL_SOCKET_FILE", "/x", "takes no `_FILE`"),
         ("CAREPORTALS__APIS__DEFAULT__CONTROL_SOCKET", "/x", ""),
+        ("CAREPORTALS_CONFIG_FILE", "/x.toml", "takes no `_FILE`"),
+        ("CAREPORTALS_SETTINGS", "/x.toml", "no such variable"),
     ] {
         let mut setup = by_default(&simulator, run.path());
         refused(setup.variable(name, value), said);
@@ -504,6 +506,10 @@ fn a_control_socket_that_is_written_wrongly_leads_no_command_to_the_default_plac
         ("control_sokcet = \"/x\"\n", "did you mean `control_socket`"),
         ("admin_socket = \"/x\"\n", "no such key"),
         ("[apis.default]\ncontrol_socket = \"/x\"\n", "belongs at the top level"),
+        ("[global]\ncontrol_socket = \"/x\"\n", "belongs at the top level"),
+        ("[settings]\na = { control_socket = \"/x\" }\n", "belongs at the top level"),
+        ("[accounts.default.x.y]\ncontrol_socket = \"/x\"\n", "belongs at the top level"),
+        ("[[apis]]\ncontrol_socket = \"/x\"\n", "belongs at the top level"),
     ] {
         refused(by_default(&simulator, run.path()).settings(text), said);
     }

@@ -205,7 +205,7 @@ impl HttpLogIn {
         let body = collect(response.into_body()).await?;
         let LoginAnswer { token, refresh } =
             answer::read(&body, login.token_pointer.as_deref()).map_err(LoginError::Malformed)?;
-        Ok(Grant { token, refresh, organization, server_date, received })
+        Ok(Grant { token, refresh, organization, server_date, asked, received })
     }
 }
 
@@ -215,10 +215,9 @@ const ON_ITS_WAY: Duration = Duration::from_secs(1);
 /// By how much clocks may differ that agree: by the seconds that machines are usually off, and since `Date` is of whole seconds.
 const AGREEMENT: Duration = Duration::from_secs(30);
 
-/// Our clocks when the server wrote its `Date`, at the earliest: the answer came at `now`, and was `asked` for. Taken for later, a
-/// token would seem to live longer than it does. `awake`: the time between the two without suspends of the machine, through all of
-/// which the answer may have waited. A server may also have held it back for long: by our wall clock that shows, if the clocks
-/// agree.
+/// Our clocks when the server wrote its `Date`, as far as we can tell: the answer came at `now`, and was `asked` for. `awake`: the
+/// time between the two without suspends of the machine, through all of which the answer may have waited. A server may also have held
+/// it back for long: by our wall clock that shows, if the clocks agree.
 fn as_of_date(now: Now, date: Option<SystemTime>, asked: Moment, awake: Duration) -> Now {
     let since = now.moment.since(asked);
     let age = date.and_then(|date| now.wall.duration_since(date).ok());

@@ -75,7 +75,9 @@ pub(super) struct Grant {
     pub(super) organization: HeaderValue,
     /// The server's clock when it answered.
     pub(super) server_date: Option<SystemTime>,
-    /// Our clocks when the server wrote its `Date`, at the earliest.
+    /// When it was asked for: the token was not made before.
+    pub(super) asked: Moment,
+    /// Our clocks when the server wrote its `Date`, as far as we can tell.
     pub(super) received: Now,
 }
 
@@ -94,7 +96,7 @@ pub(super) struct Token {
     pub(super) received: Moment,
     pub(super) expires: Moment,
     pub(super) life: Duration,
-    /// `expires` less a margin, so that a request does not arrive with a token that has just expired.
+    /// When it expires at the earliest, less a margin: no request arrives with a token that has just expired.
     pub(super) usable_until: Moment,
 }
 
@@ -114,7 +116,8 @@ impl Token {
         };
         let received = grant.received.moment;
         let expires = received + life;
-        let usable_until = expires - margin(life);
+        // Where the clocks disagree, an answer that was held back looks younger than it is: its token may be as old as the question.
+        let usable_until = grant.asked + life - margin(life);
         if life < LIFE_MIN {
             return Err(Malformed::Expired);
         }
@@ -227,7 +230,7 @@ pub fn read_token(
     assumed_life: Duration,
     fraction: f64,
 ) -> Result<TokenLife, Malformed> {
-    let grant = Grant { token, refresh: None, organization: HeaderValue::from_static("acme"), server_date, received };
+    let grant = Grant { token, refresh: None, organization: HeaderValue::from_static("acme"), server_date, asked: received.moment, received };
     let token = Token::read(grant, AccountIdentity::new(), Generation(1), assumed_life)?;
     let since = |moment: Moment| moment.since(received.moment);
     Ok(TokenLife {

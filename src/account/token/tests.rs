@@ -37,6 +37,7 @@ fn grant(token: &str, server_date: Option<SystemTime>) -> Grant {
         refresh: None,
         organization: HeaderValue::from_static("acme"),
         server_date,
+        asked: received().moment,
         received: received(),
     }
 }
@@ -112,6 +113,16 @@ fn a_token_counts_as_expired_a_little_early() {
     for short in ["1800000000.1", "1800000001", "1800000001.9"] {
         assert_eq!(life(&format!(r#"{{"exp":{short}}}"#)), Err(Malformed::Expired), "{short}: no more than margin");
     }
+}
+
+/// With clocks that disagree nobody can tell how long a late answer was on its way.
+#[test]
+fn a_token_may_be_as_old_as_the_question_for_it() {
+    let asked = received().moment - Duration::from_secs(7);
+    let grant = Grant { asked, ..grant(&jwt(&format!(r#"{{"exp":{}}}"#, WALL + 60)), None) };
+    let token = Token::read(grant, AccountIdentity::new(), Generation(1), Duration::from_secs(3600)).unwrap();
+    assert_eq!(token.usable_until, asked + Duration::from_secs(58));
+    assert_eq!(token.expires, received().moment + Duration::from_secs(60), "what is told is the likely time");
 }
 
 #[test]

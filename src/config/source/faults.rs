@@ -76,6 +76,12 @@ impl Finding {
         if let ValueOrigin::File { line, .. } = self.origin { line } else { usize::MAX }
     }
 
+    /// Whether it is about a variable that may have been meant for the settings file.
+    pub(super) fn is_about_settings_file(&self) -> bool {
+        let ValueOrigin::Variable(name) = &self.origin else { return false };
+        self.path.is_empty() && ["conf", "cfg", "settings"].iter().any(|word| name.to_lowercase().contains(word))
+    }
+
     /// Whether it is about the control socket, or about a name that may have been meant for it.
     pub(super) fn is_about_control_socket(&self) -> bool {
         let variable = if let ValueOrigin::Variable(name) = &self.origin { name.as_str() } else { "" };

@@ -6,7 +6,7 @@
 use std::{ops::Range, path::Path};
 
 use serde_json::Value;
-use toml_edit::{Document, Item, TableLike};
+use toml_edit::{ArrayOfTables, Document, Item, TableLike};
 
 use super::{
     faults::{Diagnostic, Fault, ValueOrigin, nearest, printable},
@@ -53,7 +53,8 @@ impl FileReader<'_> {
     fn entries(&mut self, section: Section, group: &str, item: &Item, line: usize) {
         let Some(table) = item.as_table_like() else {
             let wrong = Diagnostic::new("expected tables with names").hint(format!("write `[{group}.NAME]`"));
-            return self.fault(line, group, wrong);
+            self.fault(line, group, wrong);
+            return self.control_sockets_in(group, item);
         };
         for (written, item) in table.iter() {
             let line = self.line_of(table, written);
@@ -90,6 +91,22 @@ impl FileReader<'_> {
             }
         } else {
             self.fault(line, &path, unknown(section, name, item));
+            self.control_sockets_in(&path, item);
+        }
+    }
+
+    /// Finds what may be meant for the control socket in a table that is none of ours, whose other keys nobody reads.
+    fn control_sockets_in(&mut self, path: &str, item: &Item) {
+        let tables = item.as_array_of_tables().into_iter().flat_map(ArrayOfTables::iter).map(|table| table as &dyn TableLike);
+        for table in item.as_table_like().into_iter().chain(tables) {
+            for (name, item) in table.iter() {
+                let path = format!("{path}.{name}");
+                let found = Fault::new(self.origin(self.line_of(table, name)), path.as_str(), unknown(Section::TopLevel, name, item));
+                if found.is_about_control_socket() {
+                    self.layers.findings.faults.push(found);
+                }
+                self.control_sockets_in(&path, item);
+            }
         }
     }
 

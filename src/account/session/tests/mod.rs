@@ -160,6 +160,7 @@ fn token_of(organization: &'static str, attempt: Attempt, now: Moment, life: Dur
         refresh: Some(Secret::from("refresh")),
         organization: HeaderValue::from_static(organization),
         server_date: None,
+        asked: now,
         received: Now { moment: now, wall: SystemTime::UNIX_EPOCH },
     };
     Token::read(grant, AccountIdentity::new(), attempt.generation(), life).unwrap()

@@ -5,7 +5,8 @@
 //! dropped.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _},
     os::unix::fs::MetadataExt as _,
     path::Path,
     sync::{
@@ -17,6 +18,9 @@ use std::{
     time::Duration,
 };
 
+/// The most bytes that a file may have: more than all the world's roots of trust.
+const SIZE_MAX: u64 = 16 << 20;
+
 /// The longest time that a file may take.
 pub const LIMIT: Duration = Duration::from_secs(10);
 
@@ -27,10 +31,15 @@ const HANGING_MAX: usize = 8;
 ///
 /// # Errors
 ///
-/// The file can't be read; [`io::ErrorKind::TimedOut`] when it gave nothing for [`LIMIT`].
+/// The file can't be read; [`io::ErrorKind::TimedOut`] when it gave nothing for [`LIMIT`], [`io::ErrorKind::FileTooLarge`] when it
+/// has more than 16 MiB.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let path = path.to_owned();
-    within(LIMIT, move || fs::read(path))
+    within(LIMIT, move || {
+        let mut bytes = Vec::new();
+        fs::File::open(path)?.take(SIZE_MAX + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > SIZE_MAX { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
+    })
 }
 
 /// Says in words why the file could not be read; where the right to read it is missing, also whose it is, its mode, and which
@@ -41,6 +50,7 @@ pub fn why(path: &Path, error: &io::Error) -> String {
         io::ErrorKind::NotFound if has_broken_link(path) => "a link leads nowhere".to_owned(),
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
         io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
+        io::ErrorKind::FileTooLarge => "it has more than 16 MiB".to_owned(),
         io::ErrorKind::TimedOut => "its file system gave no answer".to_owned(),
         io::ErrorKind::PermissionDenied => format!("permission denied{}", ownership(path).unwrap_or_default()),
         // Want of descriptors, as an example, has no kind with a name of its own.
@@ -140,6 +150,7 @@ mod tests {
         assert_eq!(read(&path).unwrap_err().kind(), io::ErrorKind::NotFound);
         fs::write(&path, "content").unwrap();
         assert_eq!(read(&path).unwrap(), b"content");
+        assert_eq!(read(Path::new("/dev/zero")).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
     }
 
     #[test]
@@ -148,6 +159,7 @@ mod tests {
         for (kind, words) in [
             (io::ErrorKind::NotFound, "there is no such file"),
             (io::ErrorKind::IsADirectory, "it is a directory"),
+            (io::ErrorKind::FileTooLarge, "it has more than 16 MiB"),
             (io::ErrorKind::TimedOut, "its file system gave no answer"),
         ] {
             assert_eq!(why(path, &kind.into()), words);

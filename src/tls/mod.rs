@@ -22,7 +22,6 @@ use rustls::{
     sign::{CertifiedKey, SingleCertAndKey},
     version::{TLS12, TLS13},
 };
-use rustls_native_certs::ErrorKind;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tracing::{info, warn};
@@ -404,7 +403,7 @@ fn roots(tls: &Tls) -> Result<(RootCertStore, PrivateRoots), TlsSetupError> {
     }
     // An unreadable file is no reason to fail: if its root is needed, the server's certificate will not be trusted.
     let found = system_roots::load(tls.system_roots_named);
-    store.add_parsable_certificates(found.certs);
+    store.add_parsable_certificates(found.certificates);
     let mut private = PrivateRoots::None;
     if let Some(path) = &tls.ca_file {
         let mut own = RootCertStore::empty();
@@ -413,8 +412,10 @@ fn roots(tls: &Tls) -> Result<(RootCertStore, PrivateRoots), TlsSetupError> {
         private = PrivateRoots::Besides(verifier(Arc::new(own)));
     }
     if store.is_empty() {
-        let path = |error| if let ErrorKind::Io { path, .. } = error { Some(path) } else { None };
-        return Err(TlsSetupError::NoRoots { unreadable: found.errors.into_iter().find_map(|error| path(error.kind)) });
+        return Err(TlsSetupError::NoRoots { unreadable: found.unreadable });
+    }
+    if let Some(path) = found.unreadable {
+        warn!(path = %path.display(), "a file of the system's roots of trust can't be read: its roots are not trusted");
     }
     Ok((store, private))
 }

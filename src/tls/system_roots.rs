@@ -5,31 +5,60 @@
 //! Guarantee: a root that is in the directory alone is found, too.
 
 use std::{
-    fs,
+    env, fs,
     path::{Component, Path, PathBuf},
 };
 
 use crate::files;
-use rustls_native_certs::{CertificateResult, load_certs_from_paths, load_native_certs};
+use rustls::pki_types::CertificateDer;
+use rustls_native_certs::{CertificateResult, ErrorKind, load_certs_from_paths, load_native_certs};
 
 /// Where systems keep the files of which they make the bundle and the links of the directory: Debian's `update-ca-certificates`, and
 /// Fedora's `update-ca-trust`.
 const BUNDLED: [&str; 3] = ["/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/etc/pki/ca-trust/extracted"];
 
+/// What was found.
+#[derive(Default)]
+pub(super) struct SystemRoots {
+    pub(super) certificates: Vec<CertificateDer<'static>>,
+    /// The first file that could not be read.
+    pub(super) unreadable: Option<PathBuf>,
+}
+
+impl From<CertificateResult> for SystemRoots {
+    fn from(found: CertificateResult) -> Self {
+        let path = |error| if let ErrorKind::Io { path, .. } = error { Some(path) } else { None };
+        Self { certificates: found.certs, unreadable: found.errors.into_iter().find_map(|error| path(error.kind)) }
+    }
+}
+
 /// Reads the system's roots. `named`: `SSL_CERT_FILE` or `SSL_CERT_DIR` say where they are.
-pub(super) fn load(named: bool) -> CertificateResult {
-    let bundled = if named || cfg!(not(target_os = "linux")) { None } else { bundled() };
-    bundled.unwrap_or_else(load_all)
+pub(super) fn load(named: bool) -> SystemRoots {
+    let file = env::var_os("SSL_CERT_FILE").filter(|_| named).map(PathBuf::from);
+    let reading = move || {
+        let bundled = if named || cfg!(not(target_os = "linux")) { None } else { bundled() };
+        // A pipe would be waited for, and some devices never end.
+        let odd = env::var_os("SSL_CERT_FILE").map(PathBuf::from).filter(|file| named && file.exists() && !file.is_file());
+        Ok(match (bundled, odd) {
+            (Some(bundled), _) => bundled.into(),
+            (None, Some(file)) => SystemRoots { unreadable: Some(file), ..in_named_directories() },
+            (None, None) => load_native_certs().into(),
+        })
+    };
+    // A file that gives no answer counts as no roots.
+    files::within(files::LIMIT, reading).unwrap_or_else(|_| SystemRoots { unreadable: file, ..SystemRoots::default() })
+}
+
+fn in_named_directories() -> SystemRoots {
+    let directories = env::var_os("SSL_CERT_DIR").unwrap_or_default();
+    let named = env::split_paths(&directories).filter(|directory| !directory.as_os_str().is_empty());
+    let found = named.map(|directory| load_certs_from_paths(None, Some(&directory)));
+    SystemRoots { certificates: found.flat_map(|found| found.certs).collect(), unreadable: None }
 }
 
 /// The directories in which the system keeps roots, where no variable names another.
 pub fn root_directories() -> impl Iterator<Item = &'static Path> {
     openssl_probe::candidate_cert_dirs()
-}
-
-/// Reads what the library finds. A file that gives no answer, such as a pipe, counts as no roots.
-fn load_all() -> CertificateResult {
-    files::within(files::LIMIT, || Ok(load_native_certs())).unwrap_or_default()
 }
 
 /// Reads the bundle, and what only the directory has. `None`: there is no bundle.
@@ -38,7 +67,9 @@ fn bundled() -> Option<CertificateResult> {
     let bundle = found.cert_file.filter(|bundle| bundle.is_file())?;
     let mut roots = load_certs_from_paths(Some(&bundle), None);
     for file in found.cert_dir.iter().flat_map(|directory| beside_bundle(directory, &bundle)) {
-        roots.certs.extend(load_certs_from_paths(Some(&file), None).certs);
+        let more = load_certs_from_paths(Some(&file), None);
+        roots.certs.extend(more.certs);
+        roots.errors.extend(more.errors);
     }
     (!roots.certs.is_empty()).then_some(roots)
 }
@@ -92,7 +123,7 @@ mod tests {
     /// On whatever machine this runs.
     #[test]
     fn every_root_of_the_system_is_found() {
-        let found = load(false).certs;
+        let found = load(false).certificates;
         for root in load_native_certs().certs {
             assert!(found.contains(&root));
         }

@@ -308,4 +308,11 @@ fn a_root_that_is_a_link_is_trusted_after_a_reload_too() {
         let output = sidecar.setup.output(command);
         assert_eq!(output.code, Some(0), "{output:?}");
     }
+    // One that comes to lead outside is told of.
+    let outside = tempfile::tempdir().unwrap();
+    std::fs::copy(&root, outside.path().join("other.pem")).unwrap();
+    std::os::unix::fs::symlink(outside.path().join("other.pem"), certs.path().join("deadbeef.1")).unwrap();
+    assert_eq!(sidecar.setup.output("reload").code, Some(0));
+    let line = sidecar.wait_for_log("a file of the system's roots of trust can't be read");
+    assert!(line.contains("deadbeef.1"), "{line}");
 }

@@ -325,3 +325,20 @@ fn ca_only_file_leaves_the_systems_roots_out_and_ca_file_does_not() {
         }
     }
 }
+
+/// A pipe would be waited for, and a device may have no end.
+#[test]
+fn a_file_of_roots_that_is_no_file_is_named_at_once() {
+    let mut setup = Setup::without_login("https://localhost:1", "");
+    setup.without("CAREPORTALS_CA_ONLY_FILE");
+    let pipe = setup.dir.path().join("pipe.pem");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &pipe, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    for path in [pipe.to_str().unwrap(), "/dev/zero"] {
+        let output = setup.variable("SSL_CERT_FILE", path).output("check");
+        assert_eq!(output.code, Some(78), "{output:?}");
+        assert!(output.stdout.contains(&format!("{path} can't be read")), "{output:?}");
+        let output = setup.variable("CAREPORTALS_CA_FILE", "/dev/zero").output("check");
+        assert!(output.stdout.contains("CAREPORTALS_CA_FILE: cannot read /dev/zero: it has more than 16 MiB"), "{output:?}");
+        setup.without("CAREPORTALS_CA_FILE");
+    }
+}

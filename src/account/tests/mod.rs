@@ -104,7 +104,14 @@ impl LogIn for ScriptedLogIn {
                     let exp = (received.wall + life).duration_since(SystemTime::UNIX_EPOCH).unwrap();
                     let claims = format!(r#"{{"exp":{}}}"#, exp.as_secs_f64());
                     let token = Secret::from(super::token::tests::jwt(&claims).as_str());
-                    Ok(Grant { token, refresh: Some(Secret::from("refresh")), organization, server_date: None, asked: received.moment, received })
+                    Ok(Grant {
+                        token,
+                        refresh: Some(Secret::from("refresh")),
+                        organization,
+                        server_date: None,
+                        asked: received.moment,
+                        received,
+                    })
                 }
                 Scripted::Fail(error) => Err(error),
                 Scripted::Hang => std::future::pending().await,

@@ -230,7 +230,14 @@ pub fn read_token(
     assumed_life: Duration,
     fraction: f64,
 ) -> Result<TokenLife, Malformed> {
-    let grant = Grant { token, refresh: None, organization: HeaderValue::from_static("acme"), server_date, asked: received.moment, received };
+    let grant = Grant {
+        token,
+        refresh: None,
+        organization: HeaderValue::from_static("acme"),
+        server_date,
+        asked: received.moment,
+        received,
+    };
     let token = Token::read(grant, AccountIdentity::new(), Generation(1), assumed_life)?;
     let since = |moment: Moment| moment.since(received.moment);
     Ok(TokenLife {

@@ -101,7 +101,8 @@ impl FileReader<'_> {
         for table in item.as_table_like().into_iter().chain(tables) {
             for (name, item) in table.iter() {
                 let path = format!("{path}.{name}");
-                let found = Fault::new(self.origin(self.line_of(table, name)), path.as_str(), unknown(Section::TopLevel, name, item));
+                let found =
+                    Fault::new(self.origin(self.line_of(table, name)), path.as_str(), unknown(Section::TopLevel, name, item));
                 if found.is_about_control_socket() {
                     self.layers.findings.faults.push(found);
                 }

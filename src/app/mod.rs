@@ -139,7 +139,7 @@ impl App {
         if let Ok(directories) = &mut directories {
             self.control.file().into_iter().for_each(|socket| directories.add_socket(socket));
             inputs().flat_map(Input::directories).for_each(|directory| directories.add_directory(&directory));
-            if !self.config.tls.system_roots_named {
+            if self.config.tls.named_roots.is_none() {
                 tls::root_directories().for_each(|directory| directories.add_links_of(directory));
             }
         }

@@ -20,7 +20,8 @@ pub use self::source::{
     account::{Account, Login},
     api::{AllowedHosts, Api, Cookies, Http2, Limits, RequireHeader, Timeouts, UpstreamSettings},
     top_level::{
-        ClientCertificate, ControlSocket, Hardening, Log, LogFormat, Reloadable, RestartOnly, RuntimeDirectories, Tls, TlsVersion,
+        ClientCertificate, ControlSocket, Hardening, Log, LogFormat, NamedRoots, Reloadable, RestartOnly, RuntimeDirectories,
+        Tls, TlsVersion,
     },
 };
 pub use crate::origin::{Egress, EgressProxy, Endpoint, Exception, Origin, Scheme, reachable};

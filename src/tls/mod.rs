@@ -402,7 +402,7 @@ fn roots(tls: &Tls) -> Result<(RootCertStore, PrivateRoots), TlsSetupError> {
         return Ok((store, PrivateRoots::Only));
     }
     // An unreadable file is no reason to fail: if its root is needed, the server's certificate will not be trusted.
-    let found = system_roots::load(tls.system_roots_named);
+    let found = system_roots::load(tls.named_roots.clone());
     store.add_parsable_certificates(found.certificates);
     let mut private = PrivateRoots::None;
     if let Some(path) = &tls.ca_file {

@@ -5,11 +5,11 @@
 //! Guarantee: a root that is in the directory alone is found, too.
 
 use std::{
-    env, fs,
+    fs,
     path::{Component, Path, PathBuf},
 };
 
-use crate::files;
+use crate::{config::NamedRoots, files};
 use rustls::pki_types::CertificateDer;
 use rustls_native_certs::{CertificateResult, ErrorKind, load_certs_from_paths, load_native_certs};
 
@@ -32,28 +32,31 @@ impl From<CertificateResult> for SystemRoots {
     }
 }
 
-/// Reads the system's roots. `named`: `SSL_CERT_FILE` or `SSL_CERT_DIR` say where they are.
-pub(super) fn load(named: bool) -> SystemRoots {
-    let file = env::var_os("SSL_CERT_FILE").filter(|_| named).map(PathBuf::from);
+/// Reads the system's roots, from where variables say that they are, if they do.
+pub(super) fn load(named: Option<NamedRoots>) -> SystemRoots {
+    let file = named.as_ref().and_then(|named| named.file.clone());
     let reading = move || {
-        let bundled = if named || cfg!(not(target_os = "linux")) { None } else { bundled() };
-        // A pipe would be waited for, and some devices never end.
-        let odd = env::var_os("SSL_CERT_FILE").map(PathBuf::from).filter(|file| named && file.exists() && !file.is_file());
-        Ok(match (bundled, odd) {
-            (Some(bundled), _) => bundled.into(),
-            (None, Some(file)) => SystemRoots { unreadable: Some(file), ..in_named_directories() },
-            (None, None) => load_native_certs().into(),
+        Ok(match named {
+            Some(named) => of_variables(named),
+            None => bundled().unwrap_or_else(load_native_certs).into(),
         })
     };
     // A file that gives no answer counts as no roots.
     files::within(files::LIMIT, reading).unwrap_or_else(|_| SystemRoots { unreadable: file, ..SystemRoots::default() })
 }
 
-fn in_named_directories() -> SystemRoots {
-    let directories = env::var_os("SSL_CERT_DIR").unwrap_or_default();
-    let named = env::split_paths(&directories).filter(|directory| !directory.as_os_str().is_empty());
-    let found = named.map(|directory| load_certs_from_paths(None, Some(&directory)));
-    SystemRoots { certificates: found.flat_map(|found| found.certs).collect(), unreadable: None }
+fn of_variables(NamedRoots { file, directories }: NamedRoots) -> SystemRoots {
+    // A pipe would be waited for, and some devices never end.
+    let odd = file.clone().filter(|file| file.exists() && !file.is_file());
+    let of_file = file.filter(|_| odd.is_none()).map(|file| load_certs_from_paths(Some(&file), None));
+    let found = directories.iter().map(|directory| load_certs_from_paths(None, Some(directory)));
+    let mut roots = CertificateResult::default();
+    for more in of_file.into_iter().chain(found) {
+        roots.certs.extend(more.certs);
+        roots.errors.extend(more.errors);
+    }
+    let roots = SystemRoots::from(roots);
+    SystemRoots { unreadable: odd.or(roots.unreadable), ..roots }
 }
 
 /// The directories in which the system keeps roots, where no variable names another.
@@ -61,8 +64,11 @@ pub fn root_directories() -> impl Iterator<Item = &'static Path> {
     openssl_probe::candidate_cert_dirs()
 }
 
-/// Reads the bundle, and what only the directory has. `None`: there is no bundle.
+/// Reads the bundle, and what only the directory has. `None`: there is no bundle, or another place than files.
 fn bundled() -> Option<CertificateResult> {
+    if cfg!(not(target_os = "linux")) {
+        return None;
+    }
     let found = openssl_probe::probe();
     let bundle = found.cert_file.filter(|bundle| bundle.is_file())?;
     let mut roots = load_certs_from_paths(Some(&bundle), None);
@@ -123,7 +129,7 @@ mod tests {
     /// On whatever machine this runs.
     #[test]
     fn every_root_of_the_system_is_found() {
-        let found = load(false).certificates;
+        let found = load(None).certificates;
         for root in load_native_certs().certs {
             assert!(found.contains(&root));
         }

@@ -59,7 +59,7 @@ use self::{
     reader::SettingsReader,
     setting::{Findings, Section, parts},
     tables::{Written, key_at},
-    top_level::TopLevel,
+    top_level::{NamedRoots, TopLevel},
 };
 use super::ControlSocket;
 use crate::{files, resources};
@@ -94,13 +94,12 @@ impl Input {
 
     /// Files that a later [`load`] reads again, or trust that is loaded after it, besides those that the settings name.
     pub fn files(&self) -> impl Iterator<Item = PathBuf> {
-        // OpenSSL, and most programs, find the system's roots of trust by this variable and the one below, where they are set.
-        std::iter::once(self.settings_file().0).chain(self.environment.get("SSL_CERT_FILE").map(PathBuf::from))
+        std::iter::once(self.settings_file().0).chain(NamedRoots::of(&self.environment).and_then(|roots| roots.file))
     }
 
     /// Directories whose files are read again likewise.
     pub fn directories(&self) -> impl Iterator<Item = PathBuf> {
-        self.environment.get("SSL_CERT_DIR").into_iter().flat_map(std::env::split_paths)
+        NamedRoots::of(&self.environment).into_iter().flat_map(|roots| roots.directories)
     }
 
     /// The settings file and who names it.

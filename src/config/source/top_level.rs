@@ -124,14 +124,33 @@ built! {
     /// Trust and versions towards upstream.
     #[derive(Clone, Debug, PartialEq, Eq, Default)]
     Tls of (top: &TopLevel, environment: &Environment) {
-        /// `SSL_CERT_FILE` or `SSL_CERT_DIR` say where the system's roots are.
-        system_roots_named: bool = Some(["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|name| environment.get(name).is_some())),
+        /// Where the system's roots are; `None`: in the usual places.
+        named_roots: Option<NamedRoots> = Some(NamedRoots::of(environment)),
         /// A PEM file whose roots are trusted besides the system's.
         ca_file: Option<PathBuf> = top.ca_file.get(),
         /// A PEM file whose roots are trusted instead of the system's.
         ca_only_file: Option<PathBuf> = top.ca_only_file.get(),
         min_version: TlsVersion = top.tls_min.get(),
         client_certificate: Option<ClientCertificate> = Some(ClientCertificate::of(top)),
+    }
+}
+
+/// Where the system's roots are, by the variables by which OpenSSL and most programs find them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedRoots {
+    /// `SSL_CERT_FILE`, a PEM file.
+    pub file: Option<PathBuf>,
+    /// `SSL_CERT_DIR`, whose files are PEM.
+    pub directories: Vec<PathBuf>,
+}
+
+impl NamedRoots {
+    /// `None`: no variable names any.
+    pub(super) fn of(environment: &Environment) -> Option<Self> {
+        let file = environment.get("SSL_CERT_FILE").map(PathBuf::from);
+        let directories = environment.get("SSL_CERT_DIR").into_iter().flat_map(std::env::split_paths);
+        let directories: Vec<_> = directories.filter(|directory| !directory.as_os_str().is_empty()).collect();
+        (file.is_some() || !directories.is_empty()).then_some(Self { file, directories })
     }
 }
 

@@ -139,16 +139,28 @@ pub fn bind_tcp(address: SocketAddr, required: bool) -> Result<Option<Bound>, Bi
 ///
 /// # Errors
 ///
-/// Something that is no socket is there.
+/// Something that is no socket is there, or something that is no directory above it.
 pub fn check_path(path: &Path) -> Result<(), BindError> {
-    if is_in_the_way(path) { Err(BindError::unix(path, &BindErrorKind::NotASocket)) } else { Ok(()) }
+    if is_in_the_way(path) {
+        Err(BindError::unix(path, &BindErrorKind::NotASocket))
+    } else if nearest_above(path).is_some_and(|above| !above.is_dir()) {
+        Err(BindError::unix(path, &BindErrorKind::Io(io::ErrorKind::NotADirectory.into())))
+    } else {
+        Ok(())
+    }
 }
 
 /// Why a socket could not be bound to the path now, if its directory is missing.
 #[must_use]
 pub fn missing_directory(path: &Path) -> Option<BindError> {
     let is_missing = path.parent().is_some_and(|directory| !directory.exists());
-    is_missing.then(|| BindError::unix(path, &BindErrorKind::Io(io::ErrorKind::NotFound.into())))
+    let may_be_made = nearest_above(path).is_some_and(Path::is_dir);
+    (is_missing && may_be_made).then(|| BindError::unix(path, &BindErrorKind::Io(io::ErrorKind::NotFound.into())))
+}
+
+/// What there is closest above a path.
+pub(super) fn nearest_above(path: &Path) -> Option<&Path> {
+    path.ancestors().skip(1).find(|above| above.exists())
 }
 
 /// Binds a Unix socket. Its file is removed when the [`Bound`] is dropped.

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{port_owner, unix_socket::BindErrorKind};
+use super::{bind::nearest_above, port_owner, unix_socket::BindErrorKind};
 use crate::{files, resources};
 
 /// Why a listen address can't be used.
@@ -69,7 +69,9 @@ impl BindError {
                     format!("{} can't be written to: {}", directory.display(), files::why(directory, error)),
                     Some("give this process's user the right to write there"),
                 ),
-                io::ErrorKind::NotADirectory => (format!("{} is not a directory", directory.display()), None),
+                io::ErrorKind::NotADirectory => {
+                    (format!("{} is not a directory", nearest_above(path).unwrap_or(directory).display()), None)
+                }
                 _ => other(error),
             },
             BindErrorKind::Answered => {

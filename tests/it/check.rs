@@ -430,3 +430,13 @@ fn a_socket_in_a_directory_that_is_missing_is_a_warning() {
     let said = "config.toml:6: apis.default.listen: cannot listen on unix:/nowhere/deep/api.sock: there is no directory /nowhere";
     warns(&check("listen = [\"unix:/nowhere/deep/api.sock\"]\n"), &[said]);
 }
+
+#[test]
+fn a_socket_below_a_file_is_a_fault() {
+    let output = check("listen = [\"unix:/etc/passwd/deep/api.sock\"]\n");
+    assert_eq!(output.code, Some(78), "{output:?}");
+    assert!(
+        output.stdout.contains("cannot listen on unix:/etc/passwd/deep/api.sock: /etc/passwd is not a directory"),
+        "{output:?}"
+    );
+}

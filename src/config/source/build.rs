@@ -122,6 +122,7 @@ fn required(setting: &mut Setting<Option<Source>>, findings: &mut Findings) -> O
     let (_, account, key) = parts(&setting.path);
     // A table whose name or syntax is wrong may hold it, or the directory that a variable does not name.
     let is_told = |fault: &Fault| match &fault.origin {
+        _ if fault.suggests(key) && parts(&fault.path).1 == account => true,
         ValueOrigin::File { line, .. } => *line > 0 && matches!(setting.place, ValueOrigin::File { line: 0, .. }),
         ValueOrigin::Variable(name) => name == CREDENTIALS_DIR && account == "default",
         _ => false,

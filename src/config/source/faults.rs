@@ -76,6 +76,11 @@ impl Finding {
         if let ValueOrigin::File { line, .. } = self.origin { line } else { usize::MAX }
     }
 
+    /// Whether it says that `key` is meant.
+    pub(super) fn suggests(&self, key: &str) -> bool {
+        self.wrong.hint.as_ref().is_some_and(|hint| hint.contains(&format!("did you mean `{key}`")))
+    }
+
     /// Whether it is about a variable that may have been meant for the settings file.
     pub(super) fn is_about_settings_file(&self) -> bool {
         let ValueOrigin::Variable(name) = &self.origin else { return false };

@@ -25,7 +25,7 @@ pub struct Loaded {
     pub rest: Option<Config>,
     /// All faults: the file's from top to bottom, then those of variables and flags.
     pub faults: Vec<Fault>,
-    /// All warnings, in the order in which they were found.
+    /// All warnings, likewise.
     pub warnings: Vec<Warning>,
     /// Every value in effect, for `config`.
     pub values: Vec<EffectiveValue>,
@@ -46,6 +46,7 @@ impl Loaded {
     /// Adds a warning that only the use of the value of `key` shows.
     pub fn warn(&mut self, key: &str, message: String, hint: &str) {
         self.warnings.push(self.finding(key, message, Some(hint)));
+        self.warnings.sort_by_key(Warning::line);
     }
 
     fn finding(&self, key: &str, message: String, hint: Option<&str>) -> Finding {

@@ -150,8 +150,9 @@ pub fn load(input: Input) -> Loaded {
         };
         (None, config.or_else(|| without(told)).or_else(|| without(all)))
     };
-    let Findings { mut faults, warnings, values } = findings;
+    let Findings { mut faults, mut warnings, values } = findings;
     faults.sort_by_key(Fault::line);
+    warnings.sort_by_key(Warning::line);
     faults.dedup();
     let [faults, warnings] =
         [faults, warnings].map(|all| all.into_iter().map(|found| found.spelled(&values)).collect::<Vec<_>>());

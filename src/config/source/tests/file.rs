@@ -128,6 +128,13 @@ upstream = \"http://user:canary@host/\"
 }
 
 #[test]
+fn what_a_misspelt_key_was_meant_to_set_is_not_also_missing() {
+    let text =
+        "[accounts.default]\norganization = { file = \"/o\" }\nusername = { file = \"/u\" }\npasswrd = { file = \"/p\" }\n";
+    assert_faults(&load_text(text), &["config.toml:4: accounts.default.passwrd: no such key\n  hint: did you mean `password`?"]);
+}
+
+#[test]
 fn unknown_keys_are_faults_with_a_suggestion_or_their_right_place() {
     for (loaded, expected) in [
         (global_with("acounts = 1"), "config.toml:1: acounts: no such key\n  hint: did you mean `accounts`?"),

@@ -4,6 +4,7 @@
 //! protocols a connection offers, but not after the server's certificate has expired, nor after our own has changed.
 
 mod identity;
+mod pem;
 mod system_roots;
 
 use std::{
@@ -18,7 +19,7 @@ use rustls::{
     ClientConfig, RootCertStore,
     client::{WebPkiServerVerifier, danger::ServerCertVerifier as _},
     crypto::CryptoProvider,
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, UnixTime},
     sign::{CertifiedKey, SingleCertAndKey},
     version::{TLS12, TLS13},
 };
@@ -30,7 +31,6 @@ use crate::{
     config::{ClientCertificate, Tls, TlsVersion},
     files,
     resources::blocking,
-    secret::BYTE_ORDER_MARK,
 };
 pub use identity::KeyFault;
 use identity::Stamp;
@@ -436,16 +436,9 @@ fn verify(
     verifier.verify_server_cert(server, intermediates, name, &[], time).map(drop)
 }
 
-/// The text of a PEM file, behind the byte order mark that some editors write. The library does not know a block behind a mark.
-fn without_mark(pem: &[u8]) -> &[u8] {
-    pem.strip_prefix(BYTE_ORDER_MARK).unwrap_or(pem)
-}
-
 fn add_file(store: &mut RootCertStore, setting: &'static str, path: &Path) -> Result<(), TlsSetupError> {
-    let pem = files::read(path).map_err(|error| TlsSetupError::unreadable(setting, path, &error))?;
-    let certificates: Vec<CertificateDer<'_>> =
-        CertificateDer::pem_slice_iter(without_mark(&pem)).filter_map(Result::ok).collect();
-    let (added, _) = store.add_parsable_certificates(certificates);
+    let text = files::read(path).map_err(|error| TlsSetupError::unreadable(setting, path, &error))?;
+    let (added, _) = store.add_parsable_certificates(pem::certificates(&text).flatten());
     if added == 0 {
         return Err(TlsSetupError::NoCertificate { setting, path: path.to_owned() });
     }
@@ -563,7 +556,7 @@ mod tests {
         for offers in [[Http1, Http1, Http1], [Http1And2, Http1And2, Http1And2], [Http1, Http1And2, Http1]] {
             let simulator = Simulator::start(Options::default()).unwrap();
             let mut store = RootCertStore::empty();
-            store.add(CertificateDer::from_pem_slice(simulator.ca_pem().as_bytes()).unwrap()).unwrap();
+            store.add(pem::certificates(simulator.ca_pem().as_bytes()).next().unwrap().unwrap()).unwrap();
             let tls = ClientTls::with_roots(store).unwrap();
             for offer in offers {
                 talk(connect(&tls, simulator.address().port(), offer).await.unwrap()).await;

@@ -5,13 +5,17 @@
 //! Guarantee: a root that is in the directory alone is found, too.
 
 use std::{
+    collections::HashSet,
     fs,
+    os::unix::fs::MetadataExt as _,
     path::{Component, Path, PathBuf},
 };
 
-use crate::{config::NamedRoots, files};
 use rustls::pki_types::CertificateDer;
-use rustls_native_certs::{CertificateResult, ErrorKind, load_certs_from_paths, load_native_certs};
+use rustls_native_certs::{CertificateResult, ErrorKind, load_native_certs};
+
+use super::pem;
+use crate::{config::NamedRoots, files};
 
 /// Where systems keep the files of which they make the bundle and the links of the directory: Debian's `update-ca-certificates`, and
 /// Fedora's `update-ca-trust`.
@@ -25,38 +29,68 @@ pub(super) struct SystemRoots {
     pub(super) unreadable: Option<PathBuf>,
 }
 
-impl From<CertificateResult> for SystemRoots {
-    fn from(found: CertificateResult) -> Self {
-        let path = |error| if let ErrorKind::Io { path, .. } = error { Some(path) } else { None };
-        Self { certificates: found.certs, unreadable: found.errors.into_iter().find_map(|error| path(error.kind)) }
+impl SystemRoots {
+    /// Reads a file, too. A pipe would be waited for, and some devices never end: these count as unreadable.
+    fn add_file(&mut self, path: &Path) {
+        match path.is_file().then(|| fs::read(path)) {
+            Some(Ok(text)) => self.certificates.extend(pem::certificates(&text).flatten()),
+            None | Some(Err(_)) => self.unreadable = self.unreadable.take().or_else(|| Some(path.to_owned())),
+        }
     }
+
+    /// Reads every file of a directory, once: many are links to others.
+    fn add_directory(&mut self, path: &Path, known: &mut HashSet<(u64, u64)>) {
+        let Ok(entries) = fs::read_dir(path) else {
+            self.unreadable = self.unreadable.take().or_else(|| Some(path.to_owned()));
+            return;
+        };
+        for path in entries.filter_map(Result::ok).map(|entry| entry.path()) {
+            if is_new(&path, known) {
+                self.add_file(&path);
+            }
+        }
+    }
+
+    fn add(&mut self, found: CertificateResult) {
+        let path = |error| if let ErrorKind::Io { path, .. } = error { Some(path) } else { None };
+        self.certificates.extend(found.certs);
+        self.unreadable = self.unreadable.take().or_else(|| found.errors.into_iter().find_map(|error| path(error.kind)));
+    }
+}
+
+/// Whether it is a file that is not `known` yet, and is from now on.
+fn is_new(path: &Path, known: &mut HashSet<(u64, u64)>) -> bool {
+    fs::metadata(path).is_ok_and(|file| file.is_file() && known.insert((file.dev(), file.ino())))
 }
 
 /// Reads the system's roots, from where variables say that they are, if they do.
 pub(super) fn load(named: Option<NamedRoots>) -> SystemRoots {
     let file = named.as_ref().and_then(|named| named.file.clone());
     let reading = move || {
-        Ok(match named {
-            Some(named) => of_variables(named),
-            None => bundled().unwrap_or_else(load_native_certs).into(),
-        })
+        let mut roots = SystemRoots::default();
+        if let Some(NamedRoots { file, directories }) = named {
+            let mut known = HashSet::new();
+            if let Some(file) = file {
+                is_new(&file, &mut known);
+                roots.add_file(&file);
+            }
+            for directory in directories {
+                roots.add_directory(&directory, &mut known);
+            }
+            return Ok(roots);
+        }
+        if cfg!(target_os = "linux") {
+            for file in bundle_and_directory() {
+                roots.add_file(&file);
+            }
+        }
+        if roots.certificates.is_empty() {
+            roots.add(load_native_certs());
+        }
+        Ok(roots)
     };
     // A file that gives no answer counts as no roots.
     files::within(files::LIMIT, reading).unwrap_or_else(|_| SystemRoots { unreadable: file, ..SystemRoots::default() })
-}
-
-fn of_variables(NamedRoots { file, directories }: NamedRoots) -> SystemRoots {
-    // A pipe would be waited for, and some devices never end.
-    let odd = file.clone().filter(|file| file.exists() && !file.is_file());
-    let of_file = file.filter(|_| odd.is_none()).map(|file| load_certs_from_paths(Some(&file), None));
-    let found = directories.iter().map(|directory| load_certs_from_paths(None, Some(directory)));
-    let mut roots = CertificateResult::default();
-    for more in of_file.into_iter().chain(found) {
-        roots.certs.extend(more.certs);
-        roots.errors.extend(more.errors);
-    }
-    let roots = SystemRoots::from(roots);
-    SystemRoots { unreadable: odd.or(roots.unreadable), ..roots }
 }
 
 /// The directories in which the system keeps roots, where no variable names another.
@@ -64,20 +98,12 @@ pub fn root_directories() -> impl Iterator<Item = &'static Path> {
     openssl_probe::candidate_cert_dirs()
 }
 
-/// Reads the bundle, and what only the directory has. `None`: there is no bundle, or another place than files.
-fn bundled() -> Option<CertificateResult> {
-    if cfg!(not(target_os = "linux")) {
-        return None;
-    }
+/// The system's bundle, and the files that only its directory has; nothing without a bundle.
+fn bundle_and_directory() -> Vec<PathBuf> {
     let found = openssl_probe::probe();
-    let bundle = found.cert_file.filter(|bundle| bundle.is_file())?;
-    let mut roots = load_certs_from_paths(Some(&bundle), None);
-    for file in found.cert_dir.iter().flat_map(|directory| beside_bundle(directory, &bundle)) {
-        let more = load_certs_from_paths(Some(&file), None);
-        roots.certs.extend(more.certs);
-        roots.errors.extend(more.errors);
-    }
-    (!roots.certs.is_empty()).then_some(roots)
+    let Some(bundle) = found.cert_file.filter(|bundle| bundle.is_file()) else { return Vec::new() };
+    let beside = found.cert_dir.iter().flat_map(|directory| beside_bundle(directory, &bundle)).collect::<Vec<_>>();
+    [vec![bundle], beside].concat()
 }
 
 /// The files of the directory whose roots may not be in the bundle.

@@ -151,11 +151,12 @@ impl Token {
     }
 
     /// When the refresh is due: `max(life/2, min(0.8 * life * (1 ± 0.1), life - 30 s))` after the token was received. Half of
-    /// the life at least, so that a short one does not cause a loop of refreshes. `fraction` is uniform in `[0, 1)`.
+    /// the life at least, so that a short one does not cause a loop of refreshes; but no later than the end. `fraction` is uniform
+    /// in `[0, 1)`.
     pub(super) fn refresh_at(&self, fraction: f64) -> Moment {
         let scattered = self.life.mul_f64(0.8 * (0.9 + 0.2 * fraction.clamp(0.0, 1.0)));
         let after = scattered.min(self.life.saturating_sub(REFRESH_BEFORE_END)).max(self.life / 2);
-        self.received + after
+        (self.received + after).min(self.usable_until)
     }
 }
 

@@ -119,10 +119,15 @@ fn a_token_counts_as_expired_a_little_early() {
 #[test]
 fn a_token_may_be_as_old_as_the_question_for_it() {
     let asked = received().moment - Duration::from_secs(7);
-    let grant = Grant { asked, ..grant(&jwt(&format!(r#"{{"exp":{}}}"#, WALL + 60)), None) };
-    let token = Token::read(grant, AccountIdentity::new(), Generation(1), Duration::from_secs(3600)).unwrap();
+    let of_a_minute = |date| grant(&jwt(&format!(r#"{{"exp":{}}}"#, WALL + 60)), date);
+    let token =
+        Token::read(Grant { asked, ..of_a_minute(None) }, AccountIdentity::new(), Generation(1), Duration::from_secs(3600))
+            .unwrap();
     assert_eq!(token.usable_until, asked + Duration::from_secs(58));
     assert_eq!(token.expires, received().moment + Duration::from_secs(60), "what is told is the likely time");
+    let asked = received().moment - Duration::from_secs(40);
+    let late = Token::read(Grant { asked, ..of_a_minute(None) }, AccountIdentity::new(), Generation(1), Duration::ZERO).unwrap();
+    assert_eq!(late.refresh_at(1.0), late.usable_until, "it is renewed when it ends at the latest");
 }
 
 #[test]

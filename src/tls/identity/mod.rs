@@ -5,16 +5,13 @@
 
 use std::{fs, os::unix::fs::MetadataExt as _, path::Path, sync::Arc};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use super::{TlsSetupError, pem};
+use crate::{config::ClientCertificate, files, secret::Pages};
 use rustls::{
     crypto::aws_lc_rs::sign::any_supported_type,
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer, pem::PemObject as _},
+    pki_types::{CertificateDer, PrivateKeyDer},
     sign::{CertifiedKey, SigningKey},
 };
-use zeroize::Zeroizing;
-
-use super::{TlsSetupError, without_mark};
-use crate::{config::ClientCertificate, files, secret::Pages};
 
 /// The setting that names the chain's file.
 const CERTIFICATE: &str = "tls_cert_file";
@@ -43,8 +40,8 @@ pub(super) fn faults(files: &ClientCertificate) -> Vec<TlsSetupError> {
 }
 
 fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsSetupError> {
-    let pem = files::read(path).map_err(|error| TlsSetupError::unreadable(CERTIFICATE, path, &error))?;
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(without_mark(&pem)).collect();
+    let text = files::read(path).map_err(|error| TlsSetupError::unreadable(CERTIFICATE, path, &error))?;
+    let chain: Result<Vec<_>, _> = pem::certificates(&text).collect();
     chain.ok().filter(|chain| !chain.is_empty()).ok_or_else(|| no_certificate(path))
 }
 
@@ -54,9 +51,9 @@ fn no_certificate(path: &Path) -> TlsSetupError {
 
 fn signing_key(path: &Path) -> Result<Arc<dyn SigningKey>, TlsSetupError> {
     let wanted = path.to_owned();
-    let pem = files::within(files::LIMIT, move || Pages::read(fs::File::open(&wanted)?, KEY_FILE_MAX))
+    let text = files::within(files::LIMIT, move || Pages::read(fs::File::open(&wanted)?, KEY_FILE_MAX))
         .map_err(|error| TlsSetupError::unreadable(KEY, path, &error))?;
-    let key = WipedKey(private_key(without_mark(&pem)).map_err(unusable(path))?);
+    let key = WipedKey(pem::private_key(&text).map_err(unusable(path))?);
     any_supported_type(&key.0).map_err(|_| unusable(path)(KeyFault::Unsupported))
 }
 
@@ -88,42 +85,6 @@ impl Drop for WipedKey {
     fn drop(&mut self) {
         zeroize::Zeroize::zeroize(&mut self.0);
     }
-}
-
-/// Finds the first private key in a PEM file (RFC 7468). The library's reader is not used, since its buffers are not wiped.
-fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, KeyFault> {
-    let text = std::str::from_utf8(pem).map_err(|_| KeyFault::Missing)?;
-    let mut lines = text.lines().map(str::trim);
-    let label = loop {
-        let line = lines.next().ok_or(KeyFault::Missing)?;
-        match line.strip_prefix("-----BEGIN ").and_then(|rest| rest.strip_suffix("-----")) {
-            Some("ENCRYPTED PRIVATE KEY") => return Err(KeyFault::Encrypted),
-            Some(label @ ("PRIVATE KEY" | "RSA PRIVATE KEY" | "EC PRIVATE KEY")) => break label,
-            _ => {}
-        }
-    };
-    let mut encoded = Pages::with_capacity(pem.len());
-    loop {
-        let line = lines.next().ok_or(KeyFault::Missing)?;
-        if line.starts_with("-----END ") {
-            break;
-        }
-        // This header begins a key in OpenSSL's own encryption (RFC 1421, 4.6.1.1).
-        if line.starts_with("Proc-Type:") {
-            return Err(KeyFault::Encrypted);
-        }
-        encoded.extend(line.as_bytes());
-    }
-    let mut der = Zeroizing::new(vec![0; encoded.len() / 4 * 3 + 3]);
-    let length = STANDARD.decode_slice(&*encoded, &mut der).map_err(|_| KeyFault::Unsupported)?;
-    // The bytes are moved and not copied; the caller wipes them.
-    let mut der = std::mem::take(&mut *der);
-    der.truncate(length);
-    Ok(match label {
-        "PRIVATE KEY" => PrivatePkcs8KeyDer::from(der).into(),
-        "RSA PRIVATE KEY" => PrivatePkcs1KeyDer::from(der).into(),
-        _ => PrivateSec1KeyDer::from(der).into(),
-    })
 }
 
 /// The metadata of both files. It changes whenever a file is written, replaced, removed or made.

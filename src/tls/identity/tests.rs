@@ -1,3 +1,4 @@
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use rcgen::{CertificateParams, KeyPair};
 use tempfile::TempDir;
 
@@ -47,8 +48,8 @@ fn a_key_in_each_of_its_forms_is_read() {
     let block = |label: &str, der: &[u8]| format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der));
     // What `openssl ecparam -genkey` writes.
     let sec1 = block("EC PARAMETERS", b"a curve") + &block("EC PRIVATE KEY", der.as_ref());
-    assert!(any_supported_type(&private_key(sec1.as_bytes()).unwrap()).is_ok());
-    let pkcs1 = private_key(block("RSA PRIVATE KEY", b"some bytes").as_bytes()).unwrap();
+    assert!(any_supported_type(&pem::private_key(sec1.as_bytes()).unwrap()).is_ok());
+    let pkcs1 = pem::private_key(block("RSA PRIVATE KEY", b"some bytes").as_bytes()).unwrap();
     assert!(matches!(&pkcs1, PrivateKeyDer::Pkcs1(key) if key.secret_pkcs1_der() == b"some bytes"));
 }
 

@@ -1,0 +1,107 @@
+//! Reads certificates and private keys from PEM files (RFC 7468). Pure.
+//!
+//! The library's reader is not used: it does not know a block behind a byte order mark, its buffers are not wiped, and its decoding,
+//! which keeps secret what it decodes, took most of a start where the system's roots are hundreds.
+//!
+//! Guarantee: the text and the bytes of a key are wiped.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
+use zeroize::Zeroizing;
+
+use super::KeyFault;
+use crate::secret::{BYTE_ORDER_MARK, Pages};
+
+/// A block that is not what its first line says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Malformed;
+
+/// The lines between `-----BEGIN label-----` and the next line that ends a block.
+struct Block<'a> {
+    label: &'a [u8],
+    lines: Vec<&'a [u8]>,
+}
+
+/// The blocks of a file, without one that has no end. What stands between them is no matter.
+fn blocks(pem: &[u8]) -> impl Iterator<Item = Block<'_>> {
+    let pem = pem.strip_prefix(BYTE_ORDER_MARK).unwrap_or(pem);
+    let mut lines = pem.split(|byte| matches!(byte, b'\n' | b'\r')).map(<[u8]>::trim_ascii);
+    std::iter::from_fn(move || {
+        let label = lines.find_map(|line| line.strip_prefix(b"-----BEGIN ")?.strip_suffix(b"-----"))?;
+        let mut block = Block { label, lines: Vec::new() };
+        loop {
+            match lines.next()? {
+                line if line.starts_with(b"-----END ") => return Some(block),
+                line => block.lines.push(line),
+            }
+        }
+    })
+}
+
+/// The certificates of a file, in their order.
+pub(super) fn certificates(pem: &[u8]) -> impl Iterator<Item = Result<CertificateDer<'static>, Malformed>> {
+    blocks(pem).filter(|block| block.label == b"CERTIFICATE").map(|block| {
+        let encoded = block.lines.concat();
+        let without_blanks = || encoded.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect::<Vec<_>>();
+        let decoded = STANDARD.decode(&encoded).or_else(|_| STANDARD.decode(without_blanks()));
+        decoded.map(CertificateDer::from).map_err(|_| Malformed)
+    })
+}
+
+/// The first private key of a file.
+pub(super) fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, KeyFault> {
+    let known: [&[u8]; 4] = [b"PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY", b"ENCRYPTED PRIVATE KEY"];
+    let block = blocks(pem).find(|block| known.contains(&block.label)).ok_or(KeyFault::Missing)?;
+    // This header begins a key in OpenSSL's own encryption (RFC 1421, 4.6.1.1).
+    let is_encrypted = |line: &&[u8]| line.starts_with(b"Proc-Type:");
+    if block.label == b"ENCRYPTED PRIVATE KEY" || block.lines.iter().any(is_encrypted) {
+        return Err(KeyFault::Encrypted);
+    }
+    let mut encoded = Pages::with_capacity(pem.len());
+    block.lines.iter().for_each(|line| encoded.extend(line));
+    let mut der = Zeroizing::new(vec![0; encoded.len() / 4 * 3 + 3]);
+    let length = STANDARD.decode_slice(&*encoded, &mut der).map_err(|_| KeyFault::Unsupported)?;
+    // The bytes are moved and not copied; the caller wipes them.
+    let mut der = std::mem::take(&mut *der);
+    der.truncate(length);
+    Ok(match block.label {
+        b"PRIVATE KEY" => PrivatePkcs8KeyDer::from(der).into(),
+        b"RSA PRIVATE KEY" => PrivatePkcs1KeyDer::from(der).into(),
+        _ => PrivateSec1KeyDer::from(der).into(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAAEC\nAwQF\n-----END CERTIFICATE-----\n";
+
+    fn read(text: &[u8]) -> Vec<Result<Vec<u8>, Malformed>> {
+        certificates(text).map(|found| found.map(|found| found.as_ref().to_vec())).collect()
+    }
+
+    #[test]
+    fn every_certificate_is_read_whatever_stands_around_it() {
+        let whole = [Ok(vec![0, 1, 2, 3, 4, 5])];
+        let many =
+            format!("# One\n{CERTIFICATE}\nIssuer: A\n-----BEGIN X509 CRL-----\nAA==\n-----END X509 CRL-----\n  {CERTIFICATE}");
+        assert_eq!(read(many.as_bytes()), [whole.clone(), whole.clone()].concat());
+        for ends in ["\r\n", "\r", " \n", "\n\n"] {
+            assert_eq!(read(CERTIFICATE.replace('\n', ends).as_bytes()), whole, "{ends:?}");
+        }
+        assert_eq!(read(&[BYTE_ORDER_MARK, b"\xff\n", CERTIFICATE.as_bytes()].concat()), whole);
+        assert_eq!(read([BYTE_ORDER_MARK, CERTIFICATE.as_bytes()].concat().as_slice()), whole);
+        assert_eq!(read(CERTIFICATE.replace("AAEC", "AA EC").as_bytes()), whole);
+    }
+
+    #[test]
+    fn what_is_no_whole_block_is_no_certificate() {
+        assert_eq!(read(CERTIFICATE.replace("AAEC", "A*EC").as_bytes()), [Err(Malformed)]);
+        for text in
+            ["", "AAEC", &CERTIFICATE.replace("-----END CERTIFICATE-----", ""), &CERTIFICATE.replace("BEGIN", "BEGIN TRUSTED")]
+        {
+            assert_eq!(read(text.as_bytes()), [], "{text}");
+        }
+    }
+}

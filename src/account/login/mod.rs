@@ -196,8 +196,9 @@ impl HttpLogIn {
         request: Request<Full<Bytes>>,
         organization: HeaderValue,
     ) -> Result<Grant, LoginError> {
-        let (asked, began) = (self.clock.now().moment, crate::clock::instant());
-        let sent = upstream::send_once(connector, request).await;
+        let now = || (self.clock.now().moment, crate::clock::instant());
+        let (mut asked, mut began) = now();
+        let sent = upstream::send_once(connector, request, || (asked, began) = now()).await;
         let response = sent.map_err(|error| LoginError::Unreachable(Unreachable::NoAnswer(error)))?;
         let server_date = date(response.headers());
         let received = as_of_date(self.clock.now(), server_date, asked, began.elapsed());

@@ -75,7 +75,7 @@ pub(super) struct Grant {
     pub(super) organization: HeaderValue,
     /// The server's clock when it answered.
     pub(super) server_date: Option<SystemTime>,
-    /// When it was asked for: the token was not made before.
+    /// When it was asked for, on a connection that was open: the token was not made before.
     pub(super) asked: Moment,
     /// Our clocks when the server wrote its `Date`, as far as we can tell.
     pub(super) received: Now,

@@ -196,13 +196,19 @@ impl Drop for AbortOnDrop<'_> {
     }
 }
 
-/// Sends one request over a connection of its own, for log-ins: nothing is kept or shared with the data path.
-pub async fn send_once(connector: &Connector, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, SendError> {
+/// Sends one request over a connection of its own, for log-ins: nothing is kept or shared with the data path. `begins` is called when
+/// there is a connection, before anything is sent.
+pub async fn send_once(
+    connector: &Connector,
+    request: Request<Full<Bytes>>,
+    begins: impl FnOnce(),
+) -> Result<Response<Incoming>, SendError> {
     let connection = connector.connect(Offer::Http1).await.map_err(SendError::unsent)?;
     let handshake = lenient().handshake(TokioIo::new(connection.stream)).await;
     let (mut sender, driver) = handshake.map_err(|_| SendError::unsent(Cause::Closed))?;
     // The task ends with its connection, as above.
     tokio::spawn(async move { drop(driver.await) });
+    begins();
     let mut response = sender.send_request(request).await.map_err(|error| SendError::after_sending(classify(&error)))?;
     answer_framing::settle(&mut response)?;
     Ok(response)

@@ -154,7 +154,7 @@ impl Ledger {
         // One that came later has replaced those before.
         let of_account = |token: &&Token| account_of(&token.organization) == account && token.answered.is_some();
         let token = self.tokens.values().filter(of_account).max_by_key(|token| token.number)?;
-        let good = !token.refused && token.withdrawn.is_none() && token.expires > now + 5.0;
+        let good = !token.refused && token.withdrawn.is_none() && token.expires > now + token.late + 5.0;
         let is_usable = good && server == Some(token.server) && token.organization == organization;
         token.answered.filter(|answered| is_usable && *answered + TOKEN_NOTICED < at)
     }

@@ -176,6 +176,7 @@ impl Ledger {
             organization,
             expires,
             life: expires - now,
+            late: 0.0,
             answered: None,
             withdrawn: None,
             revoked: false,
@@ -204,6 +205,7 @@ impl Ledger {
         for (known, token) in &mut self.tokens {
             if known == name {
                 token.answered = counts.then_some(at);
+                token.late = at.saturating_sub(arrival.at).as_secs_f64();
             } else if account_of(&token.organization) == account {
                 // The new one takes its place.
                 token.answered = None;

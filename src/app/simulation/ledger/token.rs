@@ -11,6 +11,8 @@ pub(super) struct Token {
     pub(super) expires: f64,
     /// In seconds.
     pub(super) life: f64,
+    /// How long its answer was on its way, by which it may count as older than it is.
+    pub(super) late: f64,
     /// When its answer had been written whole.
     pub(super) answered: Option<Duration>,
     /// From when on it must not be sent, and why.

@@ -21,6 +21,7 @@ use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
     net::TcpStream,
+    task::yield_now,
 };
 use tokio_rustls::client::TlsStream;
 
@@ -38,6 +39,10 @@ const RECEIVE_BUFFER: usize = 256 * 1024;
 /// How many bytes may wait in the kernel's buffer for a peer that reads slowly.
 #[cfg(target_os = "linux")]
 const UNSENT: u32 = 128 * 1024;
+
+/// How many bytes are read before other tasks have their turn. What is read may all be thrown away, as interim answers without end
+/// are, and then nothing else stops the reader while more comes.
+const TURN: usize = 64 * 1024;
 
 /// Who asks for this many bytes and gets them may find more: TLS begins with 4 KiB, and asks for one record of 16 KiB at a time.
 const MORE_MAY_BE_THERE: usize = 4096;
@@ -63,6 +68,8 @@ pub struct CountingTcp {
     ahead: BytesMut,
     /// The last read got as much as it asked for, and no read has found nothing since.
     more_may_be_there: bool,
+    /// How many bytes were read in the present turn.
+    turn: usize,
 }
 
 /// Whether [`UNACKNOWLEDGED`] is in force.
@@ -91,7 +98,7 @@ impl CountingTcp {
         #[cfg(target_os = "linux")]
         drop(socket.set_tcp_notsent_lowat(UNSENT));
         let acknowledgement = Acknowledgement::Limited { unanswered: 0 };
-        let counted = Self { tcp, written, acknowledgement, ahead: BytesMut::new(), more_may_be_there: false };
+        let counted = Self { tcp, written, acknowledgement, ahead: BytesMut::new(), more_may_be_there: false, turn: 0 };
         counted.end_when_unacknowledged(true);
         counted
     }
@@ -105,6 +112,19 @@ impl CountingTcp {
             self.acknowledgement = Acknowledgement::Unlimited;
             self.end_when_unacknowledged(false);
         }
+    }
+
+    fn poll_read_now(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.ahead.is_empty() {
+            if !self.more_may_be_there {
+                return self.poll_read_directly(cx, buffer);
+            }
+            ready!(self.poll_read_ahead(cx))?;
+        }
+        let length = self.ahead.len().min(buffer.remaining());
+        buffer.put_slice(&self.ahead[..length]);
+        self.ahead.advance(length);
+        Poll::Ready(Ok(()))
     }
 
     fn poll_read_directly(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -143,16 +163,15 @@ impl CountingTcp {
 
 impl AsyncRead for CountingTcp {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.ahead.is_empty() {
-            if !self.more_may_be_there {
-                return self.poll_read_directly(cx, buffer);
-            }
-            ready!(self.poll_read_ahead(cx))?;
+        if self.turn >= TURN {
+            self.turn = 0;
+            // It wakes us when the sockets of the others have been looked at, too.
+            return pin!(yield_now()).poll(cx).map(Ok);
         }
-        let length = self.ahead.len().min(buffer.remaining());
-        buffer.put_slice(&self.ahead[..length]);
-        self.ahead.advance(length);
-        Poll::Ready(Ok(()))
+        let before = buffer.filled().len();
+        let outcome = self.poll_read_now(cx, buffer);
+        self.turn = if outcome.is_pending() { 0 } else { self.turn + buffer.filled().len() - before };
+        outcome
     }
 }
 

@@ -41,13 +41,12 @@ pub(super) fn symbols(rules: &[&Rule], careless: bool) -> Vec<Symbol> {
         }
     }
     // What rules can tell of a segment: which names it is, and which ones it may be for a careless server.
-    let like = |name: &str, segment: &str| {
-        let pattern = LenientPattern::of_path(name);
-        pattern.accepts(pattern.after(pattern.start(), segment))
-    };
+    let exact: Vec<Pattern> = names.iter().map(|name| Pattern::Literal((*name).to_owned())).collect();
+    let all = names.iter().copied().chain([SCRIPT]).chain(MOUNTS).filter(|_| careless);
+    let lenient: Vec<LenientPattern> = all.map(LenientPattern::of_path).collect();
     let signature = |segment: &str| {
-        let exactly = names.iter().map(|name| Pattern::Literal((*name).to_owned()).fits(segment));
-        let alike = names.iter().copied().chain([SCRIPT]).chain(MOUNTS).map(|name| careless && like(name, segment));
+        let exactly = exact.iter().map(|name| name.fits(segment));
+        let alike = lenient.iter().map(|pattern| pattern.accepts(pattern.after(pattern.start(), segment)));
         exactly.chain(alike).collect::<Vec<bool>>()
     };
     let (mut known, mut symbols) = (BTreeSet::new(), Vec::<Symbol>::new());

@@ -22,6 +22,8 @@ use crate::upstream_io::UpstreamIo;
 const BEGINNING: &[u8] = b"HTTP/1.";
 /// Where the first digit of its status is (RFC 9112, section 4).
 const STATUS: usize = b"HTTP/1.1 ".len();
+/// How many bytes may come before the head of the answer itself is whole: more than the largest head, and interim ones before it.
+const INTERIM_MAX: usize = 4 * 1024 * 1024;
 
 /// What was read of the present answer until its head was whole.
 #[derive(Default)]
@@ -70,6 +72,11 @@ impl AnswerBeginning {
         self.bytes.load(Ordering::Relaxed) >= limits.bytes || self.lines.load(Ordering::Relaxed) > limits.lines
     }
 
+    /// Whether interim answers come without end.
+    fn is_endless(&self) -> bool {
+        self.expected.load(Ordering::Relaxed) && self.bytes.load(Ordering::Relaxed) > INTERIM_MAX
+    }
+
     fn read(&self, bytes: &[u8]) {
         if !self.expected.load(Ordering::Relaxed) {
             return;
@@ -110,6 +117,9 @@ impl AsyncRead for AnswerIo {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         self.beginning.read(&buffer.filled()[before..]);
+        if self.beginning.is_endless() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "interim answers without end")));
+        }
         Poll::Ready(Ok(()))
     }
 }

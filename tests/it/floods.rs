@@ -12,7 +12,9 @@ use std::{
 
 use careportals_simulator::Simulator;
 
-use crate::harness::{Connection, PATIENCE, Request, SetAtEnd, Setup, Sidecar, let_time_pass, never, now, simulator, until};
+use crate::harness::{
+    Connection, PATIENCE, PlainServer, Request, SetAtEnd, Setup, Sidecar, let_time_pass, never, now, simulator, until,
+};
 
 /// Answers of the simulator take milliseconds; the rest is for machines that have much else to do. Shorter than every
 /// default time-out that somebody could have to wait for because of a flood.
@@ -378,4 +380,44 @@ fn clients_that_stop_writing_in_a_head_or_body_are_let_go_at_once() {
     until_all_are_over(&simulator);
     assert!(simulator.control().requests().iter().all(|seen| seen.method != "POST" || !seen.complete));
     assert_memory_within(&sidecar, AT_REST + CLIENTS as u64 * (CONNECTION + EXCHANGE));
+}
+
+/// Of what the upstream says nothing is passed on, so nothing else stops whoever reads it.
+#[test]
+fn an_upstream_that_floods_some_requests_keeps_no_other_one_waiting() {
+    const FLOODED: usize = 2;
+    for (beginning, flood) in [
+        ("", "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n"),
+        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "00000000000000000000000000000000"),
+    ] {
+        let upstream = PlainServer::start(move |accepted| {
+            let Ok(reading) = accepted.stream.try_clone() else { return };
+            let mut connection = Connection::tcp(reading);
+            let head = connection.read_until(b"\r\n\r\n");
+            if head.starts_with(b"GET /flood") {
+                connection.write(beginning.as_bytes());
+                while connection.try_write(flood.repeat(256).as_bytes()).is_ok() {}
+            } else {
+                connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            }
+        });
+        let mut setup = Setup::plain(upstream.address());
+        setup.variable("CAREPORTALS_WORKERS", "1");
+        let sidecar = setup.start();
+        let mut flooded = open(&sidecar, FLOODED);
+        for client in &mut flooded {
+            client.write_all(b"GET /flood HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        }
+        let start = now();
+        for _ in 0..20 {
+            assert_eq!(sidecar.get("/other").status, 200);
+        }
+        assert!(start.elapsed() < PROMPTLY, "{flood}: {:?}", start.elapsed());
+        if beginning.is_empty() {
+            for mut client in flooded {
+                let answer = rest(&mut client);
+                assert!(answer.starts_with(b"HTTP/1.1 502 "), "interim answers end: {}", String::from_utf8_lossy(&answer));
+            }
+        }
+    }
 }

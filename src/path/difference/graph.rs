@@ -2,15 +2,25 @@
 
 use std::collections::HashMap;
 
-use super::{super::symbols::Symbol, Progress, Side, patterns::Incomplete};
+use http::Method;
+
+use super::{
+    super::{Rule, symbols::Symbol},
+    automaton::{Automaton, Progress, after},
+};
 
 /// How many states are looked at for one method. Only contrived rules have more.
 const MAX_STATES: usize = 2000;
+
+/// A state in which nothing differs, now or later.
+const UNKNOWN: Progress = Vec::new();
 
 /// The states of both sets together that some path leads to; the first is that of no segment.
 #[derive(Default)]
 pub(super) struct Graph {
     pub(super) nodes: Vec<Node>,
+    /// Whether every state was looked at.
+    pub(super) is_complete: bool,
     /// By node: those of one kind differ with the same further segments.
     pub(super) kinds: Vec<usize>,
 }
@@ -34,33 +44,90 @@ impl Node {
     }
 }
 
+/// A rule of one of the sets, which has read its base path.
+pub(super) struct Part<'a> {
+    pub(super) role: Role,
+    pub(super) rule: &'a Rule,
+    pub(super) automaton: Automaton,
+}
+
+/// Which list a rule is in: of the set that lets requests through, or of the other one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    Allow,
+    Deny,
+    OtherAllow,
+    OtherDeny,
+}
+
+impl Part<'_> {
+    fn is_for(&self, method: &Method) -> bool {
+        match self.role {
+            Role::Allow | Role::OtherAllow => self.rule.method().is_none_or(|only| only == method),
+            Role::Deny | Role::OtherDeny => self.rule.denies_method(method),
+        }
+    }
+
+    /// Whether a path can differ that the rule matches, though no other rule of the kind of these two does: the other set has no such
+    /// rule.
+    fn makes_odds(&self, parts: &[&Part<'_>]) -> bool {
+        let counterpart = match self.role {
+            Role::Allow => Role::OtherAllow,
+            Role::OtherDeny => Role::Deny,
+            Role::Deny | Role::OtherAllow => return false,
+        };
+        !parts.iter().any(|part| part.role == counterpart && part.rule.segments == self.rule.segments)
+    }
+}
+
+/// How the two sets are compared, besides by their rules.
+#[derive(Clone, Copy)]
+pub(super) struct Terms<'a> {
+    /// Whether each set allows all.
+    pub(super) allows_all: [bool; 2],
+    pub(super) has_same_base: bool,
+    pub(super) symbols: &'a [Symbol],
+}
+
 impl Graph {
-    pub(super) fn new(sides: &[Side<'_>; 2], bases: [&str; 2], symbols: &[Symbol]) -> Result<Self, Incomplete> {
-        let after =
-            |state: &[Progress; 2], segment: &str| [sides[0].after(&state[0], segment), sides[1].after(&state[1], segment)];
-        let differs = |state: &[Progress; 2]| sides[0].passes(&state[0]) && !sides[1].passes(&state[1]);
-        let start = [sides[0].start(bases[0]), sides[1].start(bases[1])];
+    /// For requests of one method. `work` is what may still be looked at; what more there is counts as no difference.
+    pub(super) fn new(parts: &[Part<'_>], terms: Terms<'_>, method: &Method, work: &mut usize) -> Self {
+        let Terms { allows_all, has_same_base, symbols } = terms;
+        let of_method: Vec<&Part<'_>> = parts.iter().filter(|part| part.is_for(method)).collect();
+        let makes_odds: Vec<bool> = of_method.iter().map(|part| !has_same_base || part.makes_odds(&of_method)).collect();
+        // Where only rules are left that both sets have, nothing differs any more.
+        let may_differ = |state: &Progress| allows_all == [true, false] || state.iter().any(|(number, _)| makes_odds[*number]);
+        let automaton = |number: usize| &of_method[number].automaton;
+        let after = |state: &Progress, symbol| Some(after(automaton, state, symbol)).filter(may_differ).unwrap_or_default();
+        let differs = |state: &Progress| {
+            let matched = state.iter().filter(|(number, progress)| automaton(*number).is_matched(*progress));
+            let matched: Vec<Role> = matched.map(|(number, _)| of_method[*number].role).collect();
+            let passes = |allows_all, allow, deny| (allows_all || matched.contains(&allow)) && !matched.contains(&deny);
+            passes(allows_all[0], Role::Allow, Role::Deny) && !passes(allows_all[1], Role::OtherAllow, Role::OtherDeny)
+        };
+        let start: Progress = of_method.iter().map(|part| part.automaton.start()).enumerate().collect();
         // A path may lead back to the first state; that of no segment stays apart, since it is no path.
-        let (mut known, mut states, mut graph) = (HashMap::new(), vec![start], Self::default());
+        let (mut known, mut states, mut graph) = (HashMap::new(), vec![start], Self { is_complete: true, ..Self::default() });
         while let Some(state) = states.get(graph.nodes.len()).cloned() {
             let mut node = Node { differs: differs(&state), ..Node::default() };
-            node.differs_with_slash = differs(&after(&state, ""));
-            for symbol in symbols {
-                let next = after(&state, &symbol.segment);
+            node.differs_with_slash = differs(&after(&state, symbols.len()));
+            let left = work.checked_sub(symbols.len() * (1 + state.len())).filter(|_| states.len() < MAX_STATES);
+            graph.is_complete &= left.is_some();
+            *work = left.unwrap_or(*work);
+            for symbol in 0..symbols.len() {
+                // Of a state that is one too many nothing is known.
+                let next = if left.is_some() { after(&state, symbol) } else { UNKNOWN };
                 let index = *known.entry(next.clone()).or_insert(states.len());
                 if index == states.len() {
                     states.push(next);
                 }
                 node.next.push(index);
             }
-            if states.len() > MAX_STATES {
-                return Err(Incomplete);
-            }
             graph.nodes.push(node);
         }
         graph.find_whole();
         graph.find_kinds();
-        Ok(graph)
+        graph
     }
 
     /// Divides the nodes until those of one kind lead to the same kinds (Moore's algorithm).

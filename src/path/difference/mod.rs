@@ -4,6 +4,7 @@
 //! rule spells, its careless spellings, and all others. So the product of both automata is finite, and whatever differs has a
 //! short witness.
 
+mod automaton;
 mod graph;
 mod patterns;
 
@@ -11,11 +12,22 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use http::Method;
 
-use self::{graph::Graph, patterns::MAX_WORK};
-use super::{Rule, lenient::LenientPattern, rule::Pattern, symbols::symbols, wildcard::covers};
+use self::{
+    automaton::{Automaton, MAX_SEGMENTS},
+    graph::{Graph, Part, Role, Terms},
+};
+use super::{
+    Rule,
+    symbols::{Symbol, symbols},
+    wildcard::covers,
+};
 
-/// How many segments a rule may have to be compared: states have to fit into a word.
-const MAX_SEGMENTS: usize = 127;
+/// How much is looked at in all: for each state, each class of segments with each rule that may still match counts. That takes half a
+/// second.
+const MAX_WORK: usize = 10_000_000;
+
+/// Methods that are never served, whatever rules say.
+const NEVER_SERVED: [&str; 2] = ["CONNECT", "TRACE"];
 
 /// The rules of an API.
 #[derive(Clone, Copy, Debug)]
@@ -45,14 +57,13 @@ impl RuleSet<'_> {
             [self, other].iter().flat_map(|set| set.allow.iter().copied().flatten().chain(set.deny)).collect();
         let symbols = symbols(&rules, !(self.deny.is_empty() && other.deny.is_empty()));
         let methods = methods(&rules);
+        let parts = parts([(self, base), (other, other_base)], &symbols);
+        let allows_all = [self, other].map(|set| set.allow.is_none());
+        let terms = Terms { allows_all, has_same_base: base == other_base, symbols: &symbols };
         let mut is_complete = rules.iter().all(|rule| rule.segments.len() <= MAX_SEGMENTS);
         let (mut methods_by_path, mut work) = (BTreeMap::<String, Vec<String>>::new(), MAX_WORK);
         for method in &methods {
-            let sides = [Side::new(self, method), Side::new(other, method)];
-            let Ok(graph) = Graph::new(&sides, [base, other_base], &symbols) else {
-                is_complete = false;
-                continue;
-            };
+            let graph = Graph::new(&parts, terms, method, &mut work);
             let (patterns, is_whole) = graph.patterns(&symbols, &mut work);
             is_complete &= is_whole;
             for path in without_narrower(patterns) {
@@ -64,6 +75,20 @@ impl RuleSet<'_> {
         }
         Difference { methods_by_path, is_complete }
     }
+}
+
+/// The rules of both sets, each as an automaton that has read its base path.
+fn parts<'a>(sets: [(&RuleSet<'a>, &str); 2], symbols: &[Symbol]) -> Vec<Part<'a>> {
+    let mut parts = Vec::new();
+    for ((set, base), [allow, deny]) in sets.into_iter().zip([[Role::Allow, Role::Deny], [Role::OtherAllow, Role::OtherDeny]]) {
+        let short = |rules: &'a [Rule]| rules.iter().filter(|rule| rule.segments.len() <= MAX_SEGMENTS);
+        let allows = set.allow.into_iter().flat_map(short).map(|rule| (allow, rule, Automaton::exact(rule, base, symbols)));
+        parts.extend(allows.map(|(role, rule, automaton)| Part { role, rule, automaton }));
+        let denies =
+            short(set.deny).map(|rule| Part { role: deny, rule, automaton: Automaton::lenient(&rule.lenient, base, symbols) });
+        parts.extend(denies);
+    }
+    parts
 }
 
 /// Leaves out patterns that others hold. Where one spells a name, a star of another is no other word for it.
@@ -84,68 +109,18 @@ fn without_narrower(mut patterns: BTreeSet<String>) -> BTreeSet<String> {
     patterns
 }
 
-/// The methods that rules tell apart; `OTHER` stands for those that none names.
+/// The methods that rules tell apart, and one that none names: `OTHER`, or a longer word where a rule has that.
 fn methods(rules: &[&Rule]) -> Vec<Method> {
-    let other = Method::from_bytes(b"OTHER").expect("letters are a method");
     let mut names: BTreeSet<&str> = rules.iter().filter_map(|rule| rule.method()).map(Method::as_str).collect();
     if names.contains("GET") {
         names.insert("HEAD");
     }
-    let all = names.into_iter().filter(|name| *name != "OTHER").filter_map(|name| Method::from_bytes(name.as_bytes()).ok());
-    all.chain([other]).collect()
-}
-
-/// What one set has for requests of one method.
-struct Side<'a> {
-    allow: Option<Vec<&'a Rule>>,
-    deny: Vec<&'a LenientPattern>,
-}
-
-/// How far each rule has matched.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Progress {
-    allow: Vec<u128>,
-    deny: Vec<u64>,
-}
-
-impl<'a> Side<'a> {
-    fn new(set: &RuleSet<'a>, method: &Method) -> Self {
-        let fits = |rule: &&Rule| rule.method().is_none_or(|only| only == method) && rule.segments.len() <= MAX_SEGMENTS;
-        let allow = set.allow.map(|rules| rules.iter().filter(fits).collect());
-        Self { allow, deny: set.deny.iter().filter(|rule| rule.denies_method(method)).map(|rule| &rule.lenient).collect() }
+    let mut other = "OTHER".to_owned();
+    while names.contains(other.as_str()) {
+        other.insert_str(0, "ANY-");
     }
-
-    /// The progress when the segments of `base` were read.
-    fn start(&self, base: &str) -> Progress {
-        let allow = self.allow.iter().flatten().map(|rule| skip_any(rule, 1)).collect();
-        let start = Progress { allow, deny: self.deny.iter().map(|pattern| pattern.start()).collect() };
-        base.split('/').skip(1).fold(start, |progress, segment| self.after(&progress, segment))
-    }
-
-    fn after(&self, progress: &Progress, segment: &str) -> Progress {
-        let allow = self.allow.iter().flatten().zip(&progress.allow).map(|(rule, states)| after(rule, *states, segment));
-        let deny = self.deny.iter().zip(&progress.deny).map(|(pattern, states)| pattern.after(*states, segment));
-        Progress { allow: allow.collect(), deny: deny.collect() }
-    }
-
-    fn passes(&self, progress: &Progress) -> bool {
-        let allows =
-            |rules: &Vec<&Rule>| rules.iter().zip(&progress.allow).any(|(rule, states)| states & (1 << rule.segments.len()) != 0);
-        let denied = self.deny.iter().zip(&progress.deny).any(|(pattern, states)| pattern.accepts(*states));
-        !denied && self.allow.as_ref().is_none_or(allows)
-    }
-}
-
-/// Adds the states in which a `**` has matched all that it will. Bit `i` is set when the first `i` segments of the rule are
-/// matched.
-fn skip_any(rule: &Rule, states: u128) -> u128 {
-    let any = rule.segments.iter().enumerate().filter(|(_, pattern)| **pattern == Pattern::Any);
-    any.fold(states, |states, (at, _)| states | (states & (1 << at)) << 1)
-}
-
-fn after(rule: &Rule, states: u128, segment: &str) -> u128 {
-    let next = rule.segments.iter().enumerate().filter(|(at, pattern)| states & (1 << at) != 0 && pattern.fits(segment));
-    skip_any(rule, next.fold(0, |next, (at, pattern)| next | if *pattern == Pattern::Any { 1 << at } else { 1 << (at + 1) }))
+    let served = names.into_iter().filter(|name| !NEVER_SERVED.contains(name)).chain([other.as_str()]);
+    served.filter_map(|name| Method::from_bytes(name.as_bytes()).ok()).collect()
 }
 
 #[cfg(test)]

@@ -3,20 +3,16 @@
 use std::collections::{BTreeSet, HashSet, VecDeque};
 
 use super::{
-    super::{Rule, rule::Pattern, symbols::Symbol},
-    MAX_SEGMENTS,
+    super::{Rule, symbols::Symbol},
+    automaton::{Automaton, MAX_SEGMENTS, Progress, after},
     graph::{Graph, Node},
 };
 
 /// How many patterns one method may need.
 const MAX_PATTERNS: usize = 200;
 
-/// How much is looked at in search of paths that no pattern stands for: for each state, each pattern with each symbol counts. That
-/// takes a tenth of a second.
-pub(super) const MAX_WORK: usize = 2_000_000;
-
 /// The paths that differ are too many, or too hard to find.
-pub(super) struct Incomplete;
+struct Incomplete;
 
 /// How the paths that a pattern stands for end.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -53,65 +49,27 @@ struct Place {
     plain: Option<BTreeSet<usize>>,
 }
 
-/// A pattern that was found. Bit `i` of a progress is set when its first `i` segments are matched.
-struct Told {
-    goal: u128,
-    /// Bit `i`: segment `i` is `**`.
-    any: u128,
-    /// By symbol, and behind all of them for the empty segment: the other segments that take it.
-    takers: Vec<u128>,
-}
-
-impl Told {
-    /// `None`: it is too long.
-    fn new(pattern: &str, symbols: &[Symbol]) -> Option<Self> {
-        let Rule { segments, .. } = Rule::parse(&format!("* {pattern}")).ok()?;
-        let bits = |fits: &dyn Fn(&Pattern) -> bool| {
-            segments.iter().enumerate().filter(|(_, pattern)| fits(pattern)).fold(0, |bits, (at, _)| bits | 1 << at)
-        };
-        if segments.len() > MAX_SEGMENTS {
-            return None;
-        }
-        let all = symbols.iter().map(|symbol| symbol.segment.as_str()).chain([""]);
-        let takers = all.map(|segment| bits(&|pattern| *pattern != Pattern::Any && pattern.fits(segment))).collect();
-        Some(Self { goal: 1 << segments.len(), any: bits(&|pattern| *pattern == Pattern::Any), takers })
-    }
-
-    fn start(&self) -> u128 {
-        self.skip_any(1)
-    }
-
-    fn after(&self, progress: u128, symbol: usize) -> u128 {
-        self.skip_any((progress & self.takers[symbol]) << 1 | (progress & self.any))
-    }
-
-    /// Adds the progress where a `**` has matched all that it will.
-    fn skip_any(&self, progress: u128) -> u128 {
-        let further = progress | (progress & self.any) << 1;
-        if further == progress { progress } else { self.skip_any(further) }
-    }
-}
-
 impl Graph {
     /// Patterns, without the base path, that stand for every path that differs; and whether they do. Those behind the first ones come
     /// from a shortest path that those before them do not stand for. `work` is what may still be looked at.
     pub(super) fn patterns(&self, symbols: &[Symbol], work: &mut usize) -> (BTreeSet<String>, bool) {
-        let mut patterns: BTreeSet<String> = self.witnesses(symbols).into_iter().collect();
+        let mut patterns = self.witnesses(symbols);
         loop {
-            let told: Option<Vec<Told>> = patterns.iter().map(|pattern| Told::new(pattern, symbols)).collect();
+            let told: Option<Vec<Automaton>> = patterns.iter().map(|pattern| automaton(pattern, symbols)).collect();
             match told.ok_or(Incomplete).and_then(|told| self.first_untold(&told, symbols, work)) {
-                Ok(None) => return (patterns, true),
+                Ok(None) => return (patterns, self.is_complete),
                 Ok(Some((path, end))) if patterns.len() < MAX_PATTERNS => patterns.extend(self.widened(&path, end, symbols)),
                 Ok(Some(_)) | Err(Incomplete) => return (patterns, false),
             }
         }
     }
 
-    /// Patterns of a shortest path to each node where paths differ: each name that makes odds has one of its own.
-    fn witnesses(&self, symbols: &[Symbol]) -> Vec<String> {
+    /// Patterns of a shortest path to each node where paths differ, up to the most that there may be: each name that makes odds has one
+    /// of its own.
+    fn witnesses(&self, symbols: &[Symbol]) -> BTreeSet<String> {
         let start = Place::default();
-        let (mut seen, mut queue, mut found) = (BTreeSet::from([0]), VecDeque::from([(start, Vec::new())]), Vec::new());
-        while let Some((place, path)) = queue.pop_front() {
+        let (mut seen, mut queue, mut found) = (BTreeSet::from([0]), VecDeque::from([(start, Vec::new())]), BTreeSet::new());
+        while let Some((place, path)) = queue.pop_front().filter(|_| found.len() < MAX_PATTERNS) {
             let node = &self.nodes[place.node];
             if node.all_below && (node.differs || path.is_empty()) {
                 // `/a/**` is `/a`, too.
@@ -143,14 +101,17 @@ impl Graph {
     }
 
     /// The shortest path that differs and that no pattern of `told` stands for, and how it ends.
-    fn first_untold(&self, told: &[Told], symbols: &[Symbol], work: &mut usize) -> Result<Option<(Vec<usize>, End)>, Incomplete> {
-        let start = (Place::default(), told.iter().map(Told::start).collect::<Vec<u128>>());
+    fn first_untold(
+        &self,
+        told: &[Automaton],
+        symbols: &[Symbol],
+        work: &mut usize,
+    ) -> Result<Option<(Vec<usize>, End)>, Incomplete> {
+        let start = (Place::default(), told.iter().map(Automaton::start).enumerate().collect::<Progress>());
         // The path of no segment is none, whatever leads back to its node.
         let (mut seen, mut queue) = (HashSet::new(), VecDeque::from([(start, Vec::<usize>::new())]));
-        let is_told = |progress: &[u128]| told.iter().zip(progress).any(|(told, progress)| progress & told.goal != 0);
-        let after = |progress: &[u128], symbol: usize| -> Vec<u128> {
-            told.iter().zip(progress).map(|(told, progress)| told.after(*progress, symbol)).collect()
-        };
+        let is_told = |progress: &Progress| progress.iter().any(|(number, progress)| told[*number].is_matched(*progress));
+        let after = |progress: &Progress, symbol: usize| after(|number| &told[number], progress, symbol);
         while let Some(((place, progress), path)) = queue.pop_front() {
             let node = &self.nodes[place.node];
             let is_untold = |end: End| end.differs(node) && !self.is_spoken_for(&place, end);
@@ -173,7 +134,7 @@ impl Graph {
                     queue.push_back(((further, progress), [path.as_slice(), &[symbol]].concat()));
                 }
             }
-            *work = work.checked_sub(told.len() * symbols.len()).ok_or(Incomplete)?;
+            *work = work.checked_sub(symbols.len() * (1 + progress.len())).ok_or(Incomplete)?;
         }
         Ok(None)
     }
@@ -258,4 +219,10 @@ impl Graph {
         // The path itself is known to.
         nodes.iter().all(|at| end.differs(&self.nodes[*at]) || (path.is_empty() && *at == 0))
     }
+}
+
+/// A pattern as a rule of `allow`; `None`: it is too long.
+fn automaton(pattern: &str, symbols: &[Symbol]) -> Option<Automaton> {
+    let rule = Rule::parse(&format!("* {pattern}")).ok()?;
+    (rule.segments.len() <= MAX_SEGMENTS).then(|| Automaton::exact(&rule, "", symbols))
 }

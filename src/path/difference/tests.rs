@@ -82,6 +82,32 @@ fn a_segment_that_a_rule_names_is_no_other_segment() {
 }
 
 #[test]
+fn a_method_that_rules_name_is_no_other_method_and_what_is_never_served_is_not_told() {
+    let named: Option<&[&str]> = Some(&["OTHER /b"]);
+    assert_eq!(difference((Some(&["* /b"]), &[]), (named, &[])), ["ANY-OTHER /b"]);
+    assert_eq!(difference((named, &[]), (Some(&[]), &[])), ["OTHER /b"]);
+    assert!(difference((Some(&["TRACE /a", "CONNECT /a"]), &[]), (Some(&[]), &[])).is_empty());
+}
+
+#[test]
+fn of_too_many_differences_some_are_told() {
+    let many: Vec<Rule> = (0..12).map(|at| Rule::parse(&format!("GET /**/a{at}/**/b{at}")).unwrap()).collect();
+    let [one, other] = [&many[..], &[]].map(|allow| RuleSet { allow: Some(allow), deny: &[] });
+    let found = one.beyond("", &other, "");
+    assert!(!found.is_complete && found.methods_by_path.contains_key("/**/a0/**/b0"), "{found:?}");
+}
+
+#[test]
+fn a_change_of_one_rule_among_many_is_told_as_it_would_be_alone() {
+    let rules = |count: usize| (0..count).map(|at| Rule::parse(&format!("GET /v2/a{at}/*/b{at}")).unwrap()).collect::<Vec<_>>();
+    let deny = [Rule::parse("* /**/ssn").unwrap()];
+    let [one, other] = [rules(60), rules(59)];
+    let found = RuleSet { allow: Some(&one), deny: &deny }.beyond("", &RuleSet { allow: Some(&other), deny: &deny }, "");
+    assert!(found.is_complete, "{found:?}");
+    assert_eq!(found.methods_by_path.into_iter().collect::<Vec<_>>(), [("/v2/a59/*/b59".to_owned(), vec!["GET".to_owned()])]);
+}
+
+#[test]
 fn a_rule_of_too_many_segments_leaves_the_difference_incomplete() {
     for (segments, is_complete) in [(MAX_SEGMENTS, true), (MAX_SEGMENTS + 1, false)] {
         let long = [Rule::parse(&format!("GET {}", "/a".repeat(segments))).unwrap()];

@@ -238,6 +238,11 @@ impl LenientPattern {
         self.step(states, states, &decoded) | if is_long { states & self.goal() } else { 0 }
     }
 
+    /// How many segments there are: the state of that bit is the last one.
+    pub(super) fn length(&self) -> usize {
+        self.segments.len()
+    }
+
     /// Whether a path that ends in these states reaches the pattern.
     pub(super) fn accepts(&self, states: u64) -> bool {
         states & self.goal() != 0

@@ -63,6 +63,7 @@ pub use logs::Logs;
 pub use manual_http2::{Http2Peer, ManualHttp2};
 pub use manual_upstream::ManualUpstream;
 pub use pattern::pattern;
+pub use plain_server::PlainServer;
 pub use recording_upstream::{OK, RecordingUpstream};
 pub use setup::{
     OFF_AND_AUTO, ORGANIZATION, Output, PASSWORD, Setup, USERNAME, interrupts_are_ignored, program_file, with_signals_blocked,

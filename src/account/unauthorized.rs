@@ -39,6 +39,8 @@ label! {
         TooYoung = "too_young",
         /// No token came in time.
         Failed = "failed",
+        /// A log-in is under way, but the request can't be sent again: its body is no longer at hand, so the client gets the 401.
+        BodyGone = "body_gone",
     }
 }
 
@@ -89,7 +91,7 @@ impl Account {
     }
 
     /// Reports that a request with token `refused` got a 401 and can't be sent again. It does not wait for a new token. Tells
-    /// whether the token was too young to be replaced.
+    /// whether the token was too young to be replaced; `None` where no log-in would help.
     pub async fn unauthorized(&self, refused: Generation) -> Option<Relogin> {
         let now = self.task.clock.now().moment;
         self.task.signals.refusal.refused(refused, now);
@@ -101,9 +103,14 @@ impl Account {
         if on_unauthorized == OnUnauthorized::Report && self.report(refused).await.is_some() {
             on_unauthorized = judge(true);
         }
-        let OnUnauthorized::TooYoung(until) = on_unauthorized else { return None };
-        self.log_too_young(refused, until, now);
-        Some(Relogin::TooYoung)
+        match on_unauthorized {
+            OnUnauthorized::TooYoung(until) => {
+                self.log_too_young(refused, until, now);
+                Some(Relogin::TooYoung)
+            }
+            OnUnauthorized::Report | OnUnauthorized::Wait | OnUnauthorized::WakeAndWait => Some(Relogin::BodyGone),
+            OnUnauthorized::PassOn | OnUnauthorized::Ended => None,
+        }
     }
 
     /// Tells the driver of a 401, and whether it began a log-in for that; `None` when the account has ended. The driver answers

@@ -134,6 +134,8 @@ fn ask_for_status(input: &Input, may_ask_telemetry: bool) -> Result<StatusAnswer
         Err(error) => error,
     };
     let address = telemetry.value.ok().flatten().filter(|address| address.port() != 0).map(reachable);
+    // `--control-socket off` names no socket either.
+    let may_ask_telemetry = may_ask_telemetry || matches!(error, ControlError::Off(_));
     let Some(address) = address.filter(|_| may_ask_telemetry && error.is_unreached()) else {
         return Err(Box::new(Failure { error, faults, telemetry: None }));
     };

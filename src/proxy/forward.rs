@@ -309,8 +309,8 @@ impl<'a> Forwarding<'a> {
                 Ok(replaced.bearer.is_some() && replay(&self.exchange) == Replay::Possible)
             }
             AfterUnauthorized::PassOn => {
-                if let Some(too_young) = self.time.wait(Box::pin(account.unauthorized(refused)).as_mut()).await {
-                    self.exchange.set_relogin(too_young);
+                if let Some(relogin) = self.time.wait(Box::pin(account.unauthorized(refused)).as_mut()).await {
+                    self.exchange.set_relogin(relogin);
                 }
                 Ok(false)
             }

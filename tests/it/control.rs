@@ -498,6 +498,10 @@ fn a_control_socket_that_is_written_wrongly_leads_no_command_to_the_default_plac
         ("CAREPORTALS__APIS__DEFAULT__CONTROL_SOCKET", "/x", ""),
         ("CAREPORTALS_CONFIG_FILE", "/x.toml", "takes no `_FILE`"),
         ("CAREPORTALS_SETTINGS", "/x.toml", "no such variable"),
+        ("CAREPORTAL_CONTROL_SOCKET", "/x", "did you mean `CAREPORTALS_CONTROL_SOCKET`"),
+        ("careportals_config", "/x", "did you mean `CAREPORTALS_CONFIG`"),
+        ("CAREPORTALS_COTROL_SOKET", "/x", "did you mean `CAREPORTALS_CONTROL_SOCKET`"),
+        ("CAREPORTALS__CTL", "/x", "no such key"),
     ] {
         let mut setup = by_default(&simulator, run.path());
         refused(setup.variable(name, value), said);
@@ -505,6 +509,8 @@ fn a_control_socket_that_is_written_wrongly_leads_no_command_to_the_default_plac
     for (text, said) in [
         ("control_sokcet = \"/x\"\n", "did you mean `control_socket`"),
         ("admin_socket = \"/x\"\n", "no such key"),
+        ("cotrol_soket = \"/x\"\n", "did you mean `control_socket`"),
+        ("[admin]\npath = \"/x\"\n", "no such key"),
         ("[apis.default]\ncontrol_socket = \"/x\"\n", "belongs at the top level"),
         ("[global]\ncontrol_socket = \"/x\"\n", "belongs at the top level"),
         ("[settings]\na = { control_socket = \"/x\" }\n", "belongs at the top level"),

@@ -132,6 +132,9 @@ fn a_body_beyond_replay_buffer_is_not_replayed_and_its_401_is_passed_on() {
         // Either way it has caused a log-in.
         sidecar.wait_for_logs(LOGGED_IN, 2);
         assert_eq!(control.counts().logins, 2, "{length}");
+        if times == 1 {
+            sidecar.wait_for_log("\"relogin\":\"body_gone\"");
+        }
     }
 }
 

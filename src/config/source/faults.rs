@@ -49,6 +49,9 @@ impl fmt::Display for ValueOrigin {
     }
 }
 
+/// What is said of a key that there is not.
+const NO_SUCH_KEY: &str = "no such key";
+
 /// A fault: the daemon does not start, or does not reload, with it.
 pub type Fault = Finding;
 
@@ -76,6 +79,11 @@ impl Finding {
         if let ValueOrigin::File { line, .. } = self.origin { line } else { usize::MAX }
     }
 
+    /// Whether it is about a key that there is not.
+    fn is_unknown_key(&self) -> bool {
+        self.wrong.message == NO_SUCH_KEY
+    }
+
     /// Whether it says that `key` is meant.
     pub(super) fn suggests(&self, key: &str) -> bool {
         self.wrong.hint.as_ref().is_some_and(|hint| hint.contains(&format!("did you mean `{key}`")))
@@ -87,14 +95,20 @@ impl Finding {
         self.path.is_empty() && ["conf", "cfg", "settings"].iter().any(|word| name.to_lowercase().contains(word))
     }
 
-    /// Whether it is about the control socket, or about a name that may have been meant for it.
+    /// Whether it is about the control socket, or about a name that may have been meant for it: outside accounts and APIs any.
     pub(super) fn is_about_control_socket(&self) -> bool {
         let variable = if let ValueOrigin::Variable(name) = &self.origin { name.as_str() } else { "" };
         let key = self.path.rsplit('.').next().unwrap_or_default();
         let names = [variable, key].map(str::to_lowercase);
+        let is_unknown_at_the_top =
+            self.is_unknown_key() && !self.path.starts_with("accounts.") && !self.path.starts_with("apis.");
+        if is_unknown_at_the_top || ["control_socket", "CAREPORTALS_CONTROL_SOCKET"].iter().any(|meant| self.suggests(meant)) {
+            return true;
+        }
         let is_other =
             |name: &String| ["socket_mode", "socket_group", "control_allow_uids"].iter().any(|other| name.ends_with(other));
-        names.iter().any(|name| (name.contains("sock") || name.contains("control")) && !is_other(name))
+        let words = ["sock", "control", "ctl", "ctrl"];
+        names.iter().any(|name| words.iter().any(|word| name.contains(word)) && !is_other(name))
     }
 
     /// The same, with something else that helps.
@@ -138,6 +152,10 @@ pub(super) struct Diagnostic {
 impl Diagnostic {
     pub(super) fn new(message: impl Into<String>) -> Self {
         Self { message: message.into(), hint: None, further: Vec::new() }
+    }
+
+    pub(super) fn no_such_key() -> Self {
+        Self::new(NO_SUCH_KEY)
     }
 
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {

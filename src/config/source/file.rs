@@ -155,7 +155,7 @@ pub(super) fn is_name(name: &str) -> bool {
 
 /// Says that there is no such key, and which one may be meant.
 fn unknown(section: Section, name: &str, item: &Item) -> Diagnostic {
-    let wrong = Diagnostic::new("no such key");
+    let wrong = Diagnostic::no_such_key();
     if let Some(table) = item.as_table_like().filter(|_| section == Section::TopLevel) {
         let entry = table.iter().next().filter(|(_, item)| item.is_table_like()).map_or("NAME", |(entry, _)| entry);
         let known = ["accounts", "apis"].map(|group| format!("[{group}.{entry}]"));

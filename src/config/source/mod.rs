@@ -233,7 +233,7 @@ fn read_layers(input: &Input) -> Layers {
         let (path, origin) = (path.clone(), ValueOrigin::Flag(format!("--{name}")));
         match key_at(&path) {
             Some(key) => layers.leaves.push(Leaf { path, value: toml::value_of(key.form, value), origin }),
-            None => layers.findings.faults.push(Fault::new(origin, path, Diagnostic::new("no such key"))),
+            None => layers.findings.faults.push(Fault::new(origin, path, Diagnostic::no_such_key())),
         }
     }
     layers

@@ -17,11 +17,18 @@ use super::{
     toml::{Form, value_of},
 };
 
+/// How our variables begin.
+const PREFIX: &str = "CAREPORTALS_";
+
 /// Reads every `CAREPORTALS_…` variable.
 pub(super) fn read(environment: &Environment, layers: &mut Layers) {
     layers.leaves.extend(credentials(environment, CREDENTIALS_DIR));
     for (name, value) in environment.iter() {
-        let Some(name) = name.to_str().filter(|name| name.starts_with("CAREPORTALS_")) else { continue };
+        let Some(name) = name.to_str() else { continue };
+        if !name.starts_with(PREFIX) {
+            layers.findings.warnings.extend(misspelt(name));
+            continue;
+        }
         let mut reader = VariableReader { environment, layers: &mut *layers, name };
         match name.strip_prefix("CAREPORTALS__") {
             _ if is_service_link(name, &value.to_string_lossy()) => {}
@@ -29,6 +36,17 @@ pub(super) fn read(environment: &Environment, layers: &mut Layers) {
             None => reader.by_name(value),
         }
     }
+}
+
+/// Says which variable may be meant by one whose beginning is misspelt.
+fn misspelt(name: &str) -> Option<Warning> {
+    let likely = name.to_uppercase().replace('-', "_");
+    // Others begin otherwise, and most of an environment need not be compared.
+    let names: Vec<String> =
+        if likely.starts_with("CAR") { named_variables::names().map(|(name, ..)| name).collect() } else { Vec::new() };
+    let meant = nearest(&likely, names.iter().map(String::as_str))?;
+    let wrong = Diagnostic::new("no such variable; ignored").hint(format!("did you mean `{meant}`?"));
+    Some(Warning::of_variable(name, "", wrong))
 }
 
 /// The sources in the directory of credentials that a variable names, if it is set.
@@ -150,7 +168,7 @@ impl VariableReader<'_> {
         let entry = parts.get(1).map_or("default", String::as_str);
         let keys = Section::ALL.into_iter().flat_map(Section::keys);
         let known: Vec<String> = keys.map(|key| variable_by_path(&key.section.path(entry, key.name))).collect();
-        let wrong = Diagnostic::new("no such key");
+        let wrong = Diagnostic::no_such_key();
         let wrong = if let Some(whole) = section.keys().iter().find(|known| key.starts_with(&format!("{}.", known.name))) {
             wrong.hint(format!("give `{}` as a whole, in TOML syntax", whole.name))
         } else if section.find(&key).is_some() {

@@ -123,10 +123,10 @@ fn refuse(loaded: &mut Loaded, errors: &[StartError]) {
 
 /// Every fault of a setting that [`rehearse`] might find. It reads the files again.
 fn faults(config: &Config) -> Vec<StartError> {
-    let tls = ClientTls::faults(&config.tls).into_iter().map(StartError::Tls);
+    let tls: Vec<StartError> = ClientTls::faults(&config.tls).into_iter().map(StartError::Tls).collect();
     // A host's name is judged once there is TLS.
-    let host = trust(config).err().filter(|error| matches!(error, StartError::Host(_)));
-    tls.chain(host).chain(sockets(config)).collect()
+    let host = if tls.is_empty() { trust(config).err() } else { None };
+    tls.into_iter().chain(host).chain(sockets(config)).collect()
 }
 
 fn sockets(config: &Config) -> Vec<StartError> {

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use crate::{
     config::{Api, Config},
-    path::{LoginPaths, RuleSet},
+    path::{LoginPaths, Prefix, RuleSet},
 };
 
 /// How many lines of one kind an API may have.
@@ -20,6 +20,9 @@ pub fn difference(old: &Config, new: &Config, out: &mut dyn Write) -> io::Result
     let mut names: Vec<&str> = new.apis.iter().map(|api| api.name.as_str()).collect();
     names.extend(old.apis.iter().map(|api| api.name.as_str()).filter(|name| position(new, name).is_none()));
     let mut lines = Vec::new();
+    if old.login_paths != new.login_paths {
+        lines.push("# the paths that log-ins use have changed: those of now are refused, whatever the rules say".to_owned());
+    }
     for name in names {
         let [before, after] = [old, new].map(|config| position(config, name).map(|api| &config.apis[api]));
         let lost = of_one("-", before, after, &old.login_paths);
@@ -70,6 +73,10 @@ fn notes(before: Option<&Api>, after: Option<&Api>) -> Vec<String> {
             (false, true) => notes.push("# paths that are not canonical become unreachable".to_owned()),
             (true, false) => notes.push("# paths that are not canonical become reachable".to_owned()),
             _ => {}
+        }
+        if before.prefix != after.prefix {
+            let shown = |api: &Api| api.prefix.as_ref().map_or("none", Prefix::as_str).to_owned();
+            notes.push(format!("# prefix was {} and is {}: what is compared is behind it", shown(before), shown(after)));
         }
         if before.upstream != after.upstream {
             notes.push(format!("# upstream was {} and is {}: what is compared is below it", before.upstream, after.upstream));
@@ -123,11 +130,19 @@ mod tests {
         assert_eq!(becomes(&ruled, &denying), None);
         let to = |path: &str| api(&format!("upstream = \"https://api.example{path}\"\nallow = [\"GET {path}/a\"]"));
         let moved = lines(&to("/v1"), &to("/v2"));
-        assert!(moved[1].starts_with("# upstream was https://api.example/v1 and is https://api.example/v2: "), "{moved:?}");
+        assert!(
+            moved.iter().any(|line| line.starts_with("# upstream was https://api.example/v1 and is https://api.example/v2: ")),
+            "{moved:?}"
+        );
         let observed = of_root("allow = [\"GET /a\"]\nobserve = true");
         let note = |which: &str| format!("# the {which} rules are observed and not enforced (observe = true)");
         assert_eq!(lines(&observed, &ruled), ["# API default".to_owned(), note("old")]);
         assert_eq!(lines(&ruled, &observed), ["# API default".to_owned(), note("new")]);
+        let prefixed = of_root("allow = [\"GET /a\"]\nprefix = \"/p\"");
+        assert_eq!(lines(&ruled, &prefixed)[1], "# prefix was none and is /p: what is compared is behind it");
+        let based = |base: &str| api(&format!("upstream = \"https://api.example{base}\"\n"));
+        let refuses = "# the paths that log-ins use have changed: those of now are refused, whatever the rules say";
+        assert_eq!(lines(&based("/v1"), &based("/v2"))[0], refuses);
         assert_eq!(lines(&ruled, &ruled), ["# no request becomes reachable or unreachable"]);
     }
 

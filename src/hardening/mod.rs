@@ -66,7 +66,7 @@ pub fn harden(level: Hardening, directories: Result<AllowedDirectories, &'static
     steps.note(CORE_DUMPS, outcome_of(no_core_dumps()))?;
     steps.note(NOT_DUMPABLE, outcome_of(not_dumpable()))?;
     steps.note(PRIVILEGES, outcome_of(no_new_privileges()))?;
-    steps.note(MEMORY_LOCKED, outcome_of(Pages::probe(LOCKED_MIN)))?;
+    steps.note(MEMORY_LOCKED, locked_memory())?;
     let (sandbox, outcome) = match directories.map(restrict) {
         Ok(Ok((sandbox, abi))) => (Some(sandbox), StepOutcome::Taken(Some(abi))),
         Ok(Err(reason)) => (None, StepOutcome::Impossible(reason)),
@@ -88,9 +88,16 @@ pub fn harden_around_a_program(level: Hardening) -> Result<(), MissingStep> {
     }
     let mut steps = Steps::new(level);
     steps.note(NOT_DUMPABLE, outcome_of(not_dumpable()))?;
-    steps.note(MEMORY_LOCKED, outcome_of(Pages::probe(LOCKED_MIN)))?;
+    steps.note(MEMORY_LOCKED, locked_memory())?;
     steps.log();
     Ok(())
+}
+
+fn locked_memory() -> StepOutcome {
+    Pages::probe(LOCKED_MIN).map_or_else(
+        |error| StepOutcome::Impossible(format!("{error}; the limit is too low (`ulimit -l`; systemd: LimitMEMLOCK=)")),
+        |()| StepOutcome::Taken(None),
+    )
 }
 
 fn outcome_of(done: std::io::Result<()>) -> StepOutcome {

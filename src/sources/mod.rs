@@ -139,10 +139,15 @@ impl SourceFault {
     }
 }
 
-/// A file, as a message names it. A path without a `/` may be the secret itself, written where its file's name belongs.
+/// A file, as a message names it. A path that begins otherwise may be the secret itself, written where its file's name belongs:
+/// passwords in Base64 have a `/`, and so have URLs with a password.
 fn named(path: &Path) -> String {
     let path = path.display().to_string();
-    if path.contains('/') { path } else { "the file that it names".to_owned() }
+    if ["/", "./", "../"].iter().any(|beginning| path.starts_with(beginning)) {
+        path
+    } else {
+        "the file that it names".to_owned()
+    }
 }
 
 fn not_run(kind: io::ErrorKind) -> String {
@@ -171,7 +176,9 @@ mod tests {
             let of_kinds = [io::ErrorKind::NotFound, io::ErrorKind::PermissionDenied, io::ErrorKind::InvalidFilename].map(io);
             own.into_iter().chain(of_kinds).map(|fault| fault.to_string()).collect::<Vec<_>>()
         };
-        assert!(of("hunter2").iter().all(|told| told.starts_with("the file that it names ") && !told.contains("hunter2")));
+        for secret in ["hunter2", "aB3/hunter2==", "http://u:hunter2@host/"] {
+            assert!(of(secret).iter().all(|told| told.starts_with("the file that it names ") && !told.contains("hunter2")));
+        }
         assert!(of("./hunter2").iter().all(|told| told.starts_with("./hunter2 ")));
     }
 }

@@ -14,7 +14,7 @@ use crate::secret::{BYTE_ORDER_MARK, Pages};
 
 /// A block that is not what its first line says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Malformed;
+pub(super) struct NotBase64;
 
 /// The lines between `-----BEGIN label-----` and the next line that ends a block.
 struct Block<'a> {
@@ -39,12 +39,12 @@ fn blocks(pem: &[u8]) -> impl Iterator<Item = Block<'_>> {
 }
 
 /// The certificates of a file, in their order.
-pub(super) fn certificates(pem: &[u8]) -> impl Iterator<Item = Result<CertificateDer<'static>, Malformed>> {
+pub(super) fn certificates(pem: &[u8]) -> impl Iterator<Item = Result<CertificateDer<'static>, NotBase64>> {
     blocks(pem).filter(|block| block.label == b"CERTIFICATE").map(|block| {
         let encoded = block.lines.concat();
         let without_blanks = || encoded.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect::<Vec<_>>();
         let decoded = STANDARD.decode(&encoded).or_else(|_| STANDARD.decode(without_blanks()));
-        decoded.map(CertificateDer::from).map_err(|_| Malformed)
+        decoded.map(CertificateDer::from).map_err(|_| NotBase64)
     })
 }
 
@@ -77,7 +77,7 @@ mod tests {
 
     const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAAEC\nAwQF\n-----END CERTIFICATE-----\n";
 
-    fn read(text: &[u8]) -> Vec<Result<Vec<u8>, Malformed>> {
+    fn read(text: &[u8]) -> Vec<Result<Vec<u8>, NotBase64>> {
         certificates(text).map(|found| found.map(|found| found.as_ref().to_vec())).collect()
     }
 
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn what_is_no_whole_block_is_no_certificate() {
-        assert_eq!(read(CERTIFICATE.replace("AAEC", "A*EC").as_bytes()), [Err(Malformed)]);
+        assert_eq!(read(CERTIFICATE.replace("AAEC", "A*EC").as_bytes()), [Err(NotBase64)]);
         for text in
             ["", "AAEC", &CERTIFICATE.replace("-----END CERTIFICATE-----", ""), &CERTIFICATE.replace("BEGIN", "BEGIN TRUSTED")]
         {

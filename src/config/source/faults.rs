@@ -79,11 +79,6 @@ impl Finding {
         if let ValueOrigin::File { line, .. } = self.origin { line } else { usize::MAX }
     }
 
-    /// Whether it is about a key that there is not.
-    fn is_unknown_key(&self) -> bool {
-        self.wrong.message == NO_SUCH_KEY
-    }
-
     /// Whether it says that `key` is meant.
     pub(super) fn suggests(&self, key: &str) -> bool {
         self.wrong.hint.as_ref().is_some_and(|hint| hint.contains(&format!("did you mean `{key}`")))
@@ -96,19 +91,21 @@ impl Finding {
     }
 
     /// Whether it is about the control socket, or about a name that may have been meant for it: outside accounts and APIs any.
-    pub(super) fn is_about_control_socket(&self) -> bool {
+    pub(super) fn may_mean_control_socket(&self) -> bool {
+        let is_of_entry = ["accounts.", "apis."].iter().any(|group| self.path.starts_with(group));
+        self.names_control_socket() || (self.wrong.message == NO_SUCH_KEY && !is_of_entry)
+    }
+
+    /// Whether it is about the control socket, or about a name like that.
+    pub(super) fn names_control_socket(&self) -> bool {
         let variable = if let ValueOrigin::Variable(name) = &self.origin { name.as_str() } else { "" };
         let key = self.path.rsplit('.').next().unwrap_or_default();
         let names = [variable, key].map(str::to_lowercase);
-        let is_unknown_at_the_top =
-            self.is_unknown_key() && !self.path.starts_with("accounts.") && !self.path.starts_with("apis.");
-        if is_unknown_at_the_top || ["control_socket", "CAREPORTALS_CONTROL_SOCKET"].iter().any(|meant| self.suggests(meant)) {
-            return true;
-        }
         let is_other =
             |name: &String| ["socket_mode", "socket_group", "control_allow_uids"].iter().any(|other| name.ends_with(other));
-        let words = ["sock", "control", "ctl", "ctrl"];
-        names.iter().any(|name| words.iter().any(|word| name.contains(word)) && !is_other(name))
+        let is_like = |name: &String| ["sock", "control", "ctl", "ctrl"].iter().any(|word| name.contains(word));
+        let is_meant = ["control_socket", "CAREPORTALS_CONTROL_SOCKET"].iter().any(|meant| self.suggests(meant));
+        is_meant || names.iter().any(|name| is_like(name) && !is_other(name))
     }
 
     /// The same, with something else that helps.

@@ -103,7 +103,7 @@ impl FileReader<'_> {
                 let path = format!("{path}.{name}");
                 let found =
                     Fault::new(self.origin(self.line_of(table, name)), path.as_str(), unknown(Section::TopLevel, name, item));
-                if found.is_about_control_socket() {
+                if found.names_control_socket() {
                     self.layers.findings.faults.push(found);
                 }
                 self.control_sockets_in(&path, item);

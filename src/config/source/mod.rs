@@ -201,7 +201,7 @@ pub fn daemon_address(input: &Input) -> DaemonAddress {
     let (mut control, mut telemetry) = (top.control_socket, top.telemetry_listen);
     // What is wrong may be how the user has written the socket, and another daemon may be at the default place.
     let has_no_file = !input.settings_file().1.is_written();
-    let is_about_control = |fault: &&Fault| fault.is_about_control_socket() || (has_no_file && fault.is_about_settings_file());
+    let is_about_control = |fault: &&Fault| fault.may_mean_control_socket() || (has_no_file && fault.is_about_settings_file());
     if let Some(fault) =
         unusable.as_ref().or(faults.iter().chain(&warnings).find(is_about_control)).filter(|_| !control.is_written())
     {

@@ -15,7 +15,7 @@ pub(super) struct Automaton {
 }
 
 /// The progress of many automata, by their numbers; those that can't match any more are left out.
-pub(super) type Progress = Vec<(usize, u128)>;
+pub(super) type MatchStates = Vec<(usize, u128)>;
 
 impl Automaton {
     /// In the reading of `allow`, behind the segments of `base`.
@@ -65,7 +65,7 @@ impl Automaton {
 }
 
 /// The progress of all after one more segment.
-pub(super) fn after<'a>(automaton: impl Fn(usize) -> &'a Automaton, progress: &Progress, symbol: usize) -> Progress {
+pub(super) fn after<'a>(automaton: impl Fn(usize) -> &'a Automaton, progress: &MatchStates, symbol: usize) -> MatchStates {
     let further = progress.iter().map(|(number, progress)| (*number, automaton(*number).after(*progress, symbol)));
     further.filter(|(_, progress)| *progress != 0).collect()
 }

@@ -6,14 +6,14 @@ use http::Method;
 
 use super::{
     super::{Rule, symbols::Symbol},
-    automaton::{Automaton, Progress, after},
+    automaton::{Automaton, MatchStates, after},
 };
 
 /// How many states are looked at for one method. Only contrived rules have more.
 const MAX_STATES: usize = 2000;
 
 /// A state in which nothing differs, now or later.
-const UNKNOWN: Progress = Vec::new();
+const UNKNOWN: MatchStates = Vec::new();
 
 /// The states of both sets together that some path leads to; the first is that of no segment.
 #[derive(Default)]
@@ -96,16 +96,16 @@ impl Graph {
         let of_method: Vec<&Part<'_>> = parts.iter().filter(|part| part.is_for(method)).collect();
         let makes_odds: Vec<bool> = of_method.iter().map(|part| !has_same_base || part.makes_odds(&of_method)).collect();
         // Where only rules are left that both sets have, nothing differs any more.
-        let may_differ = |state: &Progress| allows_all == [true, false] || state.iter().any(|(number, _)| makes_odds[*number]);
+        let may_differ = |state: &MatchStates| allows_all == [true, false] || state.iter().any(|(number, _)| makes_odds[*number]);
         let automaton = |number: usize| &of_method[number].automaton;
-        let after = |state: &Progress, symbol| Some(after(automaton, state, symbol)).filter(may_differ).unwrap_or_default();
-        let differs = |state: &Progress| {
+        let after = |state: &MatchStates, symbol| Some(after(automaton, state, symbol)).filter(may_differ).unwrap_or_default();
+        let differs = |state: &MatchStates| {
             let matched = state.iter().filter(|(number, progress)| automaton(*number).is_matched(*progress));
             let matched: Vec<Role> = matched.map(|(number, _)| of_method[*number].role).collect();
             let passes = |allows_all, allow, deny| (allows_all || matched.contains(&allow)) && !matched.contains(&deny);
             passes(allows_all[0], Role::Allow, Role::Deny) && !passes(allows_all[1], Role::OtherAllow, Role::OtherDeny)
         };
-        let start: Progress = of_method.iter().map(|part| part.automaton.start()).enumerate().collect();
+        let start: MatchStates = of_method.iter().map(|part| part.automaton.start()).enumerate().collect();
         // A path may lead back to the first state; that of no segment stays apart, since it is no path.
         let (mut known, mut states, mut graph) = (HashMap::new(), vec![start], Self { is_complete: true, ..Self::default() });
         while let Some(state) = states.get(graph.nodes.len()).cloned() {

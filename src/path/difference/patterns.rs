@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 
 use super::{
     super::{Rule, symbols::Symbol},
-    automaton::{Automaton, MAX_SEGMENTS, Progress, after},
+    automaton::{Automaton, MAX_SEGMENTS, MatchStates, after},
     graph::{Graph, Node},
 };
 
@@ -107,11 +107,11 @@ impl Graph {
         symbols: &[Symbol],
         work: &mut usize,
     ) -> Result<Option<(Vec<usize>, End)>, Incomplete> {
-        let start = (Place::default(), told.iter().map(Automaton::start).enumerate().collect::<Progress>());
+        let start = (Place::default(), told.iter().map(Automaton::start).enumerate().collect::<MatchStates>());
         // The path of no segment is none, whatever leads back to its node.
         let (mut seen, mut queue) = (HashSet::new(), VecDeque::from([(start, Vec::<usize>::new())]));
-        let is_told = |progress: &Progress| progress.iter().any(|(number, progress)| told[*number].is_matched(*progress));
-        let after = |progress: &Progress, symbol: usize| after(|number| &told[number], progress, symbol);
+        let is_told = |progress: &MatchStates| progress.iter().any(|(number, progress)| told[*number].is_matched(*progress));
+        let after = |progress: &MatchStates, symbol: usize| after(|number| &told[number], progress, symbol);
         while let Some(((place, progress), path)) = queue.pop_front() {
             let node = &self.nodes[place.node];
             let is_untold = |end: End| end.differs(node) && !self.is_spoken_for(&place, end);

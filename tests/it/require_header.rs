@@ -412,7 +412,10 @@ fn check_warns_of_a_written_value_and_online_tells_of_a_source_that_gives_none()
     let setup = from_file(&simulator, "");
     let output = setup.output_of(&["check", "--online"]);
     assert_eq!(output.code, Some(1), "{output:?}");
-    assert!(output.stdout.contains("failed: api default: require_header.value: the file that it names does not exist"), "{output:?}");
+    assert!(
+        output.stdout.contains("failed: api default: require_header.value: the file that it names does not exist"),
+        "{output:?}"
+    );
     setup.file("mount/key", VALUE);
     let output = setup.output_of(&["check", "--online"]);
     assert_eq!(output.code, Some(0), "{output:?}");

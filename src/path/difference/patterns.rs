@@ -58,7 +58,13 @@ impl Graph {
             let told: Option<Vec<Automaton>> = patterns.iter().map(|pattern| automaton(pattern, symbols)).collect();
             match told.ok_or(Incomplete).and_then(|told| self.first_untold(&told, symbols, work)) {
                 Ok(None) => return (patterns, self.is_complete),
-                Ok(Some((path, end))) if patterns.len() < MAX_PATTERNS => patterns.extend(self.widened(&path, end, symbols)),
+                Ok(Some((path, end))) if patterns.len() < MAX_PATTERNS => {
+                    let known = patterns.len();
+                    patterns.extend(self.widened(&path, end, symbols));
+                    if patterns.len() == known {
+                        return (patterns, false);
+                    }
+                }
                 Ok(Some(_)) | Err(Incomplete) => return (patterns, false),
             }
         }

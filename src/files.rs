@@ -35,11 +35,18 @@ const HANGING_MAX: usize = 8;
 /// has more than 16 MiB.
 pub fn read(path: &Path) -> io::Result<Vec<u8>> {
     let path = path.to_owned();
-    within(LIMIT, move || {
-        let mut bytes = Vec::new();
-        fs::File::open(path)?.take(SIZE_MAX + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > SIZE_MAX { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
-    })
+    within(LIMIT, move || read_directly(&path))
+}
+
+/// The same without a limit of time.
+///
+/// # Errors
+///
+/// The file can't be read, or is too large.
+pub fn read_directly(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(SIZE_MAX + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > SIZE_MAX { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
 }
 
 /// Says in words why the file could not be read; where the right to read it is missing, also whose it is, its mode, and which
@@ -50,7 +57,7 @@ pub fn why(path: &Path, error: &io::Error) -> String {
         io::ErrorKind::NotFound if has_broken_link(path) => "a link leads nowhere".to_owned(),
         io::ErrorKind::NotFound => "there is no such file".to_owned(),
         io::ErrorKind::IsADirectory => "it is a directory".to_owned(),
-        io::ErrorKind::FileTooLarge => "it has more than 16 MiB".to_owned(),
+        io::ErrorKind::FileTooLarge => "it is too large".to_owned(),
         io::ErrorKind::TimedOut => "its file system gave no answer".to_owned(),
         io::ErrorKind::PermissionDenied => format!("permission denied{}", ownership(path).unwrap_or_default()),
         // Want of descriptors, as an example, has no kind with a name of its own.
@@ -159,7 +166,7 @@ mod tests {
         for (kind, words) in [
             (io::ErrorKind::NotFound, "there is no such file"),
             (io::ErrorKind::IsADirectory, "it is a directory"),
-            (io::ErrorKind::FileTooLarge, "it has more than 16 MiB"),
+            (io::ErrorKind::FileTooLarge, "it is too large"),
             (io::ErrorKind::TimedOut, "its file system gave no answer"),
         ] {
             assert_eq!(why(path, &kind.into()), words);

@@ -24,8 +24,9 @@ struct Block<'a> {
 
 /// The blocks of a file, without one that has no end. What stands between them is no matter.
 fn blocks(pem: &[u8]) -> impl Iterator<Item = Block<'_>> {
-    let pem = pem.strip_prefix(BYTE_ORDER_MARK).unwrap_or(pem);
-    let mut lines = pem.split(|byte| matches!(byte, b'\n' | b'\r')).map(<[u8]>::trim_ascii);
+    // Where files were joined, a mark may stand at any line.
+    let unmarked = |line| <[u8]>::strip_prefix(line, BYTE_ORDER_MARK).unwrap_or(line).trim_ascii();
+    let mut lines = pem.split(|byte| matches!(byte, b'\n' | b'\r')).map(unmarked);
     std::iter::from_fn(move || {
         let label = lines.find_map(|line| line.strip_prefix(b"-----BEGIN ")?.strip_suffix(b"-----"))?;
         let mut block = Block { label, lines: Vec::new() };
@@ -93,6 +94,8 @@ mod tests {
         assert_eq!(read(&[BYTE_ORDER_MARK, b"\xff\n", CERTIFICATE.as_bytes()].concat()), whole);
         assert_eq!(read([BYTE_ORDER_MARK, CERTIFICATE.as_bytes()].concat().as_slice()), whole);
         assert_eq!(read(CERTIFICATE.replace("AAEC", "AA EC").as_bytes()), whole);
+        let joined = [CERTIFICATE.as_bytes(), BYTE_ORDER_MARK, CERTIFICATE.as_bytes()].concat();
+        assert_eq!(read(&joined), [whole.clone(), whole].concat());
     }
 
     #[test]

@@ -32,7 +32,7 @@ pub(super) struct SystemRoots {
 impl SystemRoots {
     /// Reads a file, too. A pipe would be waited for, and some devices never end: these count as unreadable.
     fn add_file(&mut self, path: &Path) {
-        match path.is_file().then(|| fs::read(path)) {
+        match path.is_file().then(|| files::read_directly(path)) {
             Some(Ok(text)) => self.certificates.extend(pem::certificates(&text).flatten()),
             None | Some(Err(_)) => self.unreadable = self.unreadable.take().or_else(|| Some(path.to_owned())),
         }

@@ -498,6 +498,8 @@ fn a_control_socket_that_is_written_wrongly_leads_no_command_to_the_default_plac
         ("CAREPORTALS__APIS__DEFAULT__CONTROL_SOCKET", "/x", ""),
         ("CAREPORTALS_CONFIG_FILE", "/x.toml", "takes no `_FILE`"),
         ("CAREPORTALS_SETTINGS", "/x.toml", "no such variable"),
+        ("CAREPORTALS_COMFIG", "/x", "did you mean `CAREPORTALS_CONFIG`"),
+        ("CAERPORTALS_CONTROL_SOCKET", "/x", "did you mean `CAREPORTALS_CONTROL_SOCKET`"),
         ("CAREPORTAL_CONTROL_SOCKET", "/x", "did you mean `CAREPORTALS_CONTROL_SOCKET`"),
         ("careportals_config", "/x", "did you mean `CAREPORTALS_CONFIG`"),
         ("CAREPORTALS_COTROL_SOKET", "/x", "did you mean `CAREPORTALS_CONTROL_SOCKET`"),
@@ -516,6 +518,7 @@ fn a_control_socket_that_is_written_wrongly_leads_no_command_to_the_default_plac
         ("[settings]\na = { control_socket = \"/x\" }\n", "belongs at the top level"),
         ("[accounts.default.x.y]\ncontrol_socket = \"/x\"\n", "belongs at the top level"),
         ("[[apis]]\ncontrol_socket = \"/x\"\n", "belongs at the top level"),
+        ("[[apis.other]]\ncontrol_socket = \"/x\"\n", "belongs at the top level"),
     ] {
         refused(by_default(&simulator, run.path()).settings(text), said);
     }

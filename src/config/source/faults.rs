@@ -87,7 +87,8 @@ impl Finding {
     /// Whether it is about a variable that may have been meant for the settings file.
     pub(super) fn is_about_settings_file(&self) -> bool {
         let ValueOrigin::Variable(name) = &self.origin else { return false };
-        self.path.is_empty() && ["conf", "cfg", "settings"].iter().any(|word| name.to_lowercase().contains(word))
+        let is_like = |word: &&str| name.to_lowercase().contains(word);
+        self.path.is_empty() && (self.suggests("CAREPORTALS_CONFIG") || ["conf", "cfg", "settings"].iter().any(is_like))
     }
 
     /// Whether it is about the control socket, or about a name that may have been meant for it: outside accounts and APIs any.

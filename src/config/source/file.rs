@@ -66,8 +66,9 @@ impl FileReader<'_> {
             let path = format!("{group}.{name}");
             self.layers.entries.push((section, name));
             let wrong = Diagnostic::new("expected a table").hint(format!("write `[{path}]`"));
-            if let Some(table) = self.table(item, line, &path, wrong) {
-                self.keys(section, &format!("{path}."), "", table);
+            match self.table(item, line, &path, wrong) {
+                Some(table) => self.keys(section, &format!("{path}."), "", table),
+                None => self.control_sockets_in(&path, item),
             }
         }
     }

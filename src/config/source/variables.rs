@@ -41,9 +41,9 @@ pub(super) fn read(environment: &Environment, layers: &mut Layers) {
 /// Says which variable may be meant by one whose beginning is misspelt.
 fn misspelt(name: &str) -> Option<Warning> {
     let likely = name.to_uppercase().replace('-', "_");
-    // Others begin otherwise, and most of an environment need not be compared.
-    let names: Vec<String> =
-        if likely.starts_with("CAR") { named_variables::names().map(|(name, ..)| name).collect() } else { Vec::new() };
+    // Most of an environment need not be compared.
+    let may_be_ours = likely.starts_with("CAR") || likely.contains("PORTAL");
+    let names: Vec<String> = if may_be_ours { named_variables::names().map(|(name, ..)| name).collect() } else { Vec::new() };
     let meant = nearest(&likely, names.iter().map(String::as_str))?;
     let wrong = Diagnostic::new("no such variable; ignored").hint(format!("did you mean `{meant}`?"));
     Some(Warning::of_variable(name, "", wrong))

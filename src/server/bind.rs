@@ -17,7 +17,7 @@ use listenfd::ListenFd;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use super::{
-    bind_error::BindError,
+    bind_error::{BindError, nearest_above},
     unix_socket::{self, BACKLOG, BindErrorKind, SocketAccess, SocketFile, is_in_the_way},
 };
 
@@ -159,11 +159,6 @@ pub fn missing_directory(path: &Path) -> Option<BindError> {
     let is_missing = path.parent().is_some_and(|directory| !directory.exists());
     let may_be_made = nearest_above(path).is_some_and(Path::is_dir);
     (is_missing && may_be_made).then(|| BindError::unix(path, &BindErrorKind::Io(io::ErrorKind::NotFound.into())))
-}
-
-/// What there is closest above a path.
-pub(super) fn nearest_above(path: &Path) -> Option<&Path> {
-    path.ancestors().skip(1).find(|above| above.exists())
 }
 
 /// Binds a Unix socket. Its file is removed when the [`Bound`] is dropped.

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{bind::nearest_above, port_owner, unix_socket::BindErrorKind};
+use super::{port_owner, unix_socket::BindErrorKind};
 use crate::{files, resources};
 
 /// Why a listen address can't be used.
@@ -112,6 +112,11 @@ impl BindError {
 
 fn other(error: &io::Error) -> (String, Option<&'static str>) {
     (error.to_string(), resources::advice(error))
+}
+
+/// What there is closest above a path.
+pub(super) fn nearest_above(path: &Path) -> Option<&Path> {
+    path.ancestors().skip(1).find(|above| above.exists())
 }
 
 /// The outermost directory on the way to `directory` that does not exist.

@@ -28,15 +28,23 @@ fn blocks(pem: &[u8]) -> impl Iterator<Item = Block<'_>> {
     let unmarked = |line| <[u8]>::strip_prefix(line, BYTE_ORDER_MARK).unwrap_or(line).trim_ascii();
     let mut lines = pem.split(|byte| matches!(byte, b'\n' | b'\r')).map(unmarked);
     std::iter::from_fn(move || {
-        let label = lines.find_map(|line| line.strip_prefix(b"-----BEGIN ")?.strip_suffix(b"-----"))?;
-        let mut block = Block { label, lines: Vec::new() };
+        let mut block = Block { label: lines.find_map(label_of)?, lines: Vec::new() };
         loop {
-            match lines.next()? {
-                line if line.starts_with(b"-----END ") => return Some(block),
-                line => block.lines.push(line),
+            let line = lines.next()?;
+            if let Some(label) = label_of(line) {
+                block = Block { label, lines: Vec::new() };
+            } else if line.starts_with(b"-----END ") {
+                return Some(block);
+            } else {
+                block.lines.push(line);
             }
         }
     })
+}
+
+/// The label, where a line begins a block.
+fn label_of(line: &[u8]) -> Option<&[u8]> {
+    line.strip_prefix(b"-----BEGIN ")?.strip_suffix(b"-----")
 }
 
 /// The certificates of a file, in their order.
@@ -95,7 +103,9 @@ mod tests {
         assert_eq!(read([BYTE_ORDER_MARK, CERTIFICATE.as_bytes()].concat().as_slice()), whole);
         assert_eq!(read(CERTIFICATE.replace("AAEC", "AA EC").as_bytes()), whole);
         let joined = [CERTIFICATE.as_bytes(), BYTE_ORDER_MARK, CERTIFICATE.as_bytes()].concat();
-        assert_eq!(read(&joined), [whole.clone(), whole].concat());
+        assert_eq!(read(&joined), [whole.clone(), whole.clone()].concat());
+        let cut = CERTIFICATE.replace("-----END CERTIFICATE-----", "") + CERTIFICATE;
+        assert_eq!(read(cut.as_bytes()), whole, "what follows one that was cut");
     }
 
     #[test]

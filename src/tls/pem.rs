@@ -47,9 +47,9 @@ fn label_of(line: &[u8]) -> Option<&[u8]> {
     line.strip_prefix(b"-----BEGIN ")?.strip_suffix(b"-----")
 }
 
-/// The certificates of a file, in their order.
+/// The certificates of a file, in their order. The longer label is an old one, which OpenSSL reads, too.
 pub(super) fn certificates(pem: &[u8]) -> impl Iterator<Item = Result<CertificateDer<'static>, NotBase64>> {
-    blocks(pem).filter(|block| block.label == b"CERTIFICATE").map(|block| {
+    blocks(pem).filter(|block| matches!(block.label, b"CERTIFICATE" | b"X509 CERTIFICATE")).map(|block| {
         let encoded = block.lines.concat();
         let without_blanks = || encoded.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect::<Vec<_>>();
         let decoded = STANDARD.decode(&encoded).or_else(|_| STANDARD.decode(without_blanks()));
@@ -102,6 +102,7 @@ mod tests {
         assert_eq!(read(&[BYTE_ORDER_MARK, b"\xff\n", CERTIFICATE.as_bytes()].concat()), whole);
         assert_eq!(read([BYTE_ORDER_MARK, CERTIFICATE.as_bytes()].concat().as_slice()), whole);
         assert_eq!(read(CERTIFICATE.replace("AAEC", "AA EC").as_bytes()), whole);
+        assert_eq!(read(CERTIFICATE.replace("CERTIFICATE", "X509 CERTIFICATE").as_bytes()), whole);
         let joined = [CERTIFICATE.as_bytes(), BYTE_ORDER_MARK, CERTIFICATE.as_bytes()].concat();
         assert_eq!(read(&joined), [whole.clone(), whole.clone()].concat());
         let cut = CERTIFICATE.replace("-----END CERTIFICATE-----", "") + CERTIFICATE;

@@ -12,9 +12,6 @@ use super::{
 /// How many states are looked at for one method. Only contrived rules have more.
 const MAX_STATES: usize = 2000;
 
-/// A state in which nothing differs, now or later.
-const UNKNOWN: MatchStates = Vec::new();
-
 /// The states of both sets together that some path leads to; the first is that of no segment.
 #[derive(Default)]
 pub(super) struct Graph {
@@ -98,8 +95,12 @@ impl Graph {
         // Where only rules are left that both sets have, nothing differs any more.
         let may_differ = |state: &MatchStates| allows_all == [true, false] || state.iter().any(|(number, _)| makes_odds[*number]);
         let automaton = |number: usize| &of_method[number].automaton;
-        let after = |state: &MatchStates, symbol| Some(after(automaton, state, symbol)).filter(may_differ).unwrap_or_default();
-        let differs = |state: &MatchStates| {
+        // `None`: a state that was not looked at.
+        let after = |state: Option<&MatchStates>, symbol| -> Option<MatchStates> {
+            Some(Some(after(automaton, state?, symbol)).filter(may_differ).unwrap_or_default())
+        };
+        let differs = |state: Option<&MatchStates>| {
+            let Some(state) = state else { return false };
             let matched = state.iter().filter(|(number, progress)| automaton(*number).is_matched(*progress));
             let matched: Vec<Role> = matched.map(|(number, _)| of_method[*number].role).collect();
             let passes = |allows_all, allow, deny| (allows_all || matched.contains(&allow)) && !matched.contains(&deny);
@@ -107,16 +108,17 @@ impl Graph {
         };
         let start: MatchStates = of_method.iter().map(|part| part.automaton.start()).enumerate().collect();
         // A path may lead back to the first state; that of no segment stays apart, since it is no path.
-        let (mut known, mut states, mut graph) = (HashMap::new(), vec![start], Self { is_complete: true, ..Self::default() });
+        let (mut known, mut states, mut graph) =
+            (HashMap::new(), vec![Some(start)], Self { is_complete: true, ..Self::default() });
         while let Some(state) = states.get(graph.nodes.len()).cloned() {
-            let mut node = Node { differs: differs(&state), ..Node::default() };
-            node.differs_with_slash = differs(&after(&state, symbols.len()));
-            let left = work.checked_sub(symbols.len() * (1 + state.len())).filter(|_| states.len() < MAX_STATES);
+            let mut node = Node { differs: differs(state.as_ref()), ..Node::default() };
+            node.differs_with_slash = differs(after(state.as_ref(), symbols.len()).as_ref());
+            let left =
+                work.checked_sub(symbols.len() * (1 + state.as_ref().map_or(0, Vec::len))).filter(|_| states.len() < MAX_STATES);
             graph.is_complete &= left.is_some();
             *work = left.unwrap_or(*work);
             for symbol in 0..symbols.len() {
-                // Of a state that is one too many nothing is known.
-                let next = if left.is_some() { after(&state, symbol) } else { UNKNOWN };
+                let next = if left.is_some() { after(state.as_ref(), symbol) } else { None };
                 let index = *known.entry(next.clone()).or_insert(states.len());
                 if index == states.len() {
                     states.push(next);

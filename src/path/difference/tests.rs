@@ -98,6 +98,16 @@ fn of_too_many_differences_some_are_told() {
 }
 
 #[test]
+fn what_was_not_looked_at_is_no_difference() {
+    let rules = rules(&["GET /a/**"]);
+    let (all, some) = (RuleSet { allow: None, deny: &[] }, RuleSet { allow: Some(&rules), deny: &[] });
+    let symbols = symbols(&rules.iter().collect::<Vec<_>>(), false);
+    let terms = Terms { allows_all: [true, false], has_same_base: true, symbols: &symbols };
+    let graph = Graph::new(&parts([(&all, ""), (&some, "")], &symbols), terms, &Method::GET, &mut 0);
+    assert!(!graph.is_complete && graph.nodes.iter().skip(1).all(|node| !node.differs && !node.all_below));
+}
+
+#[test]
 fn a_change_of_one_rule_among_many_is_told_as_it_would_be_alone() {
     let rules = |count: usize| (0..count).map(|at| Rule::parse(&format!("GET /v2/a{at}/*/b{at}")).unwrap()).collect::<Vec<_>>();
     let deny = [Rule::parse("* /**/ssn").unwrap()];

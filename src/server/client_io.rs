@@ -283,8 +283,12 @@ impl AsyncRead for ClientIo {
         }
         let before = buffer.filled().len();
         let polled = this.stream.poll_read(cx, buffer);
-        if buffer.filled().len() > before {
+        let read = buffer.filled().len() - before;
+        if read > 0 {
             this.state.read_some();
+            if this.state.awaits_body_in_vain(read) {
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            }
         }
         polled
     }

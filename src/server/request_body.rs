@@ -52,6 +52,9 @@ impl Body for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyCut>>> {
         let this = &mut *self;
         let polled = Pin::new(&mut this.incoming).poll_frame(cx).map_err(|_| BodyCut);
+        if let (Poll::Ready(_), Some(unread)) = (&polled, &this.unread) {
+            unread.state.body_came();
+        }
         let ended = match &polled {
             Poll::Ready(None) => true,
             Poll::Ready(Some(Ok(_))) => this.incoming.is_end_stream(),

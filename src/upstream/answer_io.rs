@@ -1,7 +1,8 @@
-//! A byte stream to an HTTP/1.1 upstream that notes how each answer begins.
+//! A byte stream to an HTTP/1.1 upstream that notes how each answer begins, and ends when bytes come of which nothing comes.
 //!
 //! It parses nothing: hyper does. It tells apart what hyper's errors don't: bytes that were left over from an earlier answer, and
-//! a head over the limits.
+//! a head over the limits. Guarantee: of [`IN_VAIN_MAX`] bytes at least some are of an answer's head or body; hyper reads interim
+//! answers, and the zeros and blanks of a chunk's size, for as long as they come.
 
 use std::{
     io::{self, IoSlice},
@@ -22,16 +23,19 @@ use crate::upstream_io::UpstreamIo;
 const BEGINNING: &[u8] = b"HTTP/1.";
 /// Where the first digit of its status is (RFC 9112, section 4).
 const STATUS: usize = b"HTTP/1.1 ".len();
-/// How many bytes may come before the head of the answer itself is whole: more than the largest head, and interim ones before it.
-const INTERIM_MAX: usize = 4 * 1024 * 1024;
+/// How many bytes may come before the head of the answer itself is whole, or between two pieces of its body: more than the largest
+/// head, interim ones before it, and a piece as large as hyper's buffer behind the longest extension of a chunk.
+const IN_VAIN_MAX: usize = 1024 * 1024;
 
 /// What was read of the present answer until its head was whole.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub(super) struct AnswerBeginning {
     /// The head of an answer is expected.
     expected: AtomicBool,
     bytes: AtomicUsize,
     lines: AtomicUsize,
+    /// How many bytes came since the request was sent, or its answer's head or a piece of its body was given out.
+    in_vain: AtomicUsize,
     /// An answer began otherwise, with an empty line for example.
     odd: AtomicBool,
     /// The present answer begins with an interim one.
@@ -43,6 +47,7 @@ impl AnswerBeginning {
     pub(super) fn expect(&self) {
         self.bytes.store(0, Ordering::Relaxed);
         self.lines.store(0, Ordering::Relaxed);
+        self.in_vain.store(0, Ordering::Relaxed);
         self.interim.store(false, Ordering::Relaxed);
         self.expected.store(true, Ordering::Relaxed);
     }
@@ -50,6 +55,12 @@ impl AnswerBeginning {
     /// The head is whole.
     pub(super) fn head_has_ended(&self) {
         self.expected.store(false, Ordering::Relaxed);
+        self.in_vain.store(0, Ordering::Relaxed);
+    }
+
+    /// A piece of the body was given out.
+    pub(super) fn body_came(&self) {
+        self.in_vain.store(0, Ordering::Relaxed);
     }
 
     /// Whether anything of the present answer has come, or bytes in its place.
@@ -72,12 +83,13 @@ impl AnswerBeginning {
         self.bytes.load(Ordering::Relaxed) >= limits.bytes || self.lines.load(Ordering::Relaxed) > limits.lines
     }
 
-    /// Whether interim answers come without end.
+    /// Whether bytes come without end of which nothing comes.
     fn is_endless(&self) -> bool {
-        self.expected.load(Ordering::Relaxed) && self.bytes.load(Ordering::Relaxed) > INTERIM_MAX
+        self.in_vain.load(Ordering::Relaxed) > IN_VAIN_MAX
     }
 
     fn read(&self, bytes: &[u8]) {
+        self.in_vain.fetch_add(bytes.len(), Ordering::Relaxed);
         if !self.expected.load(Ordering::Relaxed) {
             return;
         }
@@ -118,7 +130,7 @@ impl AsyncRead for AnswerIo {
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         self.beginning.read(&buffer.filled()[before..]);
         if self.beginning.is_endless() {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "interim answers without end")));
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "bytes without end of which nothing comes")));
         }
         Poll::Ready(Ok(()))
     }
@@ -216,6 +228,20 @@ mod tests {
         for (length, each) in [(0_usize, 1), (1, 1), (255, 1), (256, 1), (1000, 3), (70_000, 255)] {
             let bytes: Vec<u8> = (0..length).map(|at| if at % each == 0 { b'\n' } else { b'x' }).collect();
             assert_eq!(count_lines(&bytes), length.div_ceil(each), "{length}");
+        }
+    }
+
+    #[test]
+    fn bytes_of_which_nothing_comes_end() {
+        let beginning = noted(&["HTTP/1.1 103"]);
+        beginning.read(&vec![b'0'; IN_VAIN_MAX - 12]);
+        assert!(!beginning.is_endless());
+        for something_comes in [AnswerBeginning::head_has_ended, AnswerBeginning::body_came, AnswerBeginning::expect] {
+            beginning.read(b"0");
+            assert!(beginning.is_endless());
+            something_comes(&beginning);
+            beginning.read(&vec![b'0'; IN_VAIN_MAX]);
+            assert!(!beginning.is_endless());
         }
     }
 

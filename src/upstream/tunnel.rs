@@ -48,8 +48,8 @@ where
     B::Error: std::error::Error + Send + Sync,
 {
     /// Sends a request for a WebSocket. A 101 that agrees to it has hyper's `OnUpgrade` among its extensions; any other answer
-    /// is an ordinary one. Dropping the future closes the connection.
-    pub(super) async fn send(mut self, request: Request<B>) -> Result<Response<Incoming>, SendError> {
+    /// is an ordinary one, of which the second value has to be told. Dropping the future closes the connection.
+    pub(super) async fn send(mut self, request: Request<B>) -> Result<(Response<Incoming>, Arc<AnswerBeginning>), SendError> {
         let in_flight = AbortOnDrop(&self.driver);
         self.beginning.expect();
         let sent = self.sender.send_request(request).await;
@@ -59,7 +59,7 @@ where
             return Err(SendError::after_sending(Cause::Upgrade));
         }
         in_flight.disarm();
-        Ok(response)
+        Ok((response, self.beginning))
     }
 }
 

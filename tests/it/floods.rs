@@ -384,18 +384,24 @@ fn clients_that_stop_writing_in_a_head_or_body_are_let_go_at_once() {
 
 /// Of what the upstream says nothing is passed on, so nothing else stops whoever reads it.
 #[test]
-fn an_upstream_that_floods_some_requests_keeps_no_other_one_waiting() {
+fn an_upstream_that_floods_some_requests_loses_them_and_keeps_no_other_one_waiting() {
     const FLOODED: usize = 2;
-    for (beginning, flood) in [
-        ("", "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n"),
-        ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", "00000000000000000000000000000000"),
+    const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    const WEBSOCKET: &str = "Upgrade: websocket\r\nConnection: upgrade\r\nSec-WebSocket-Version: 13\r\n";
+    for (fields, beginning, flood) in [
+        ("", "", "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\n"),
+        ("", CHUNKED, "00000000000000000000000000000000"),
+        ("", &format!("{CHUNKED}4\r\nsome\r\n1"), "                                "),
+        (WEBSOCKET, CHUNKED, "00000000000000000000000000000000"),
     ] {
+        let beginning = beginning.to_owned();
+        let to_write = beginning.clone();
         let upstream = PlainServer::start(move |accepted| {
             let Ok(reading) = accepted.stream.try_clone() else { return };
             let mut connection = Connection::tcp(reading);
             let head = connection.read_until(b"\r\n\r\n");
             if head.starts_with(b"GET /flood") {
-                connection.write(beginning.as_bytes());
+                connection.write(to_write.as_bytes());
                 while connection.try_write(flood.repeat(256).as_bytes()).is_ok() {}
             } else {
                 connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
@@ -406,18 +412,46 @@ fn an_upstream_that_floods_some_requests_keeps_no_other_one_waiting() {
         let sidecar = setup.start();
         let mut flooded = open(&sidecar, FLOODED);
         for client in &mut flooded {
-            client.write_all(b"GET /flood HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+            client.write_all(format!("GET /flood HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n").as_bytes()).unwrap();
         }
         let start = now();
         for _ in 0..20 {
             assert_eq!(sidecar.get("/other").status, 200);
         }
         assert!(start.elapsed() < PROMPTLY, "{flood}: {:?}", start.elapsed());
-        if beginning.is_empty() {
-            for mut client in flooded {
-                let answer = rest(&mut client);
-                assert!(answer.starts_with(b"HTTP/1.1 502 "), "interim answers end: {}", String::from_utf8_lossy(&answer));
+        for client in flooded {
+            let mut connection = Connection::tcp(client);
+            let head = connection.read_until(b"\r\n\r\n");
+            assert!(head.starts_with(if beginning.is_empty() { b"HTTP/1.1 502 " } else { b"HTTP/1.1 200 " }), "{flood}");
+            if !beginning.is_empty() {
+                let body = connection.read_to_end();
+                assert!(!body.ends_with(b"0\r\n\r\n"), "{flood}: {}", String::from_utf8_lossy(&body));
             }
         }
     }
+}
+
+#[test]
+fn clients_that_send_a_chunk_s_size_without_end_are_refused_and_keep_no_other_one_waiting() {
+    const FLOODING: usize = 8;
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.variable("CAREPORTALS_WORKERS", "1");
+    let sidecar = setup.start().ready();
+    while_another_is_served(&sidecar, || {
+        for (beginning, flood) in [("", b'0'), ("4\r\nsome\r\n1", b' ')] {
+            let flooding = open(&sidecar, FLOODING);
+            thread::scope(|scope| {
+                for mut client in flooding {
+                    scope.spawn(move || {
+                        let head = "POST /_sim/echo?flood HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
+                        client.write_all(format!("{head}{beginning}").as_bytes()).unwrap();
+                        while client.write_all(&[flood; 4096]).is_ok() {}
+                    });
+                }
+            });
+        }
+    });
+    until_all_are_over(&simulator);
+    assert!(simulator.control().requests().iter().all(|seen| seen.method != "POST" || !seen.complete));
 }

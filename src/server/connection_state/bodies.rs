@@ -7,7 +7,22 @@ use std::{
 
 use super::{super::paced::RequestProgress, ConnectionState};
 
+/// How many bytes an HTTP/1.x client may send without a piece of the body that is awaited: more than hyper's buffer, and the
+/// longest extension of a chunk. hyper reads the zeros and blanks of a chunk's size for as long as they come.
+const FRAMING_MAX: usize = 1024 * 1024;
+
 impl ConnectionState {
+    /// Counts what was read over HTTP/1.x. Returns whether a body is awaited, and nothing comes of what is read.
+    pub(in crate::server) fn awaits_body_in_vain(&self, bytes: usize) -> bool {
+        let before = self.read_in_vain.fetch_add(bytes, Ordering::Relaxed);
+        before + bytes > FRAMING_MAX && !self.bodies().is_empty()
+    }
+
+    /// A piece of a body has come.
+    pub(in crate::server) fn body_came(&self) {
+        self.read_in_vain.store(0, Ordering::Relaxed);
+    }
+
     /// What is in progress over HTTP/2.
     pub(in crate::server) fn progress(&self) -> RequestProgress {
         let waits_until = self.own_answer_waits_until();
@@ -34,6 +49,7 @@ impl ConnectionState {
     /// A body is on its way. Returns its number.
     pub(in crate::server) fn begin_body(&self) -> usize {
         let number = self.begun.load(Ordering::Relaxed);
+        self.body_came();
         self.bodies().push((number, None));
         number
     }

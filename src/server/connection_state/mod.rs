@@ -78,6 +78,8 @@ pub(super) struct ConnectionState {
     given_up: AtomicUsize,
     /// Bodies of requests that are on their way, and whom to wake when no more of them can come.
     bodies: Mutex<Vec<(usize, Option<Waker>)>>,
+    /// How many bytes were read over HTTP/1.x since a body began, or a piece of it has come.
+    read_in_vain: AtomicUsize,
     /// Requests in progress whose HTTP/2 client gives no window for more of the answer.
     windowless: AtomicUsize,
     abandoned: AtomicUsize,
@@ -126,6 +128,7 @@ impl ConnectionState {
             begun: AtomicUsize::new(0),
             given_up: AtomicUsize::new(0),
             bodies: Mutex::default(),
+            read_in_vain: AtomicUsize::new(0),
             windowless: AtomicUsize::new(0),
             abandoned: AtomicUsize::new(0),
             blocked: AtomicBool::new(false),

@@ -5,6 +5,7 @@
 
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -13,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{
-    super::error::BodyBroken,
+    super::{answer_io::AnswerBeginning, error::BodyBroken},
     connection::{Http1Connection, UploadFlag},
     pool::Http1Pool,
 };
@@ -22,6 +23,7 @@ use crate::metrics::ConnectionGauge;
 /// An answer's body.
 pub(in crate::upstream) struct Http1Body<B> {
     incoming: Incoming,
+    beginning: Arc<AnswerBeginning>,
     after: After<B>,
 }
 
@@ -43,16 +45,20 @@ impl<B> Http1Body<B> {
         pool: Http1Pool<B>,
         upload: UploadFlag,
     ) -> Self {
-        Self { incoming, after: After::Reuse(connection, pool, upload) }
+        Self { incoming, beginning: connection.beginning(), after: After::Reuse(connection, pool, upload) }
     }
 
     /// The body of an answer whose connection is not kept.
-    pub(in crate::upstream) fn alone(incoming: Incoming, gauge: ConnectionGauge) -> Self {
-        Self { incoming, after: After::Close { _gauge: gauge } }
+    pub(in crate::upstream) fn alone(incoming: Incoming, beginning: Arc<AnswerBeginning>, gauge: ConnectionGauge) -> Self {
+        Self { incoming, beginning, after: After::Close { _gauge: gauge } }
     }
 
     pub(in crate::upstream) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyBroken>>> {
-        Pin::new(&mut self.incoming).poll_frame(cx).map_err(|_| BodyBroken)
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx).map_err(|_| BodyBroken);
+        if polled.is_ready() {
+            self.beginning.body_came();
+        }
+        polled
     }
 
     pub(in crate::upstream) fn is_end_stream(&self) -> bool {

@@ -89,6 +89,11 @@ impl<B> Http1Connection<B> {
         self.sender.is_closed()
     }
 
+    /// What was read of the present answer.
+    pub(super) fn beginning(&self) -> Arc<AnswerBeginning> {
+        Arc::clone(&self.beginning)
+    }
+
     /// Whether bytes came in place of an answer, ever.
     pub(super) fn was_odd(&self) -> bool {
         self.beginning.was_odd()
@@ -204,7 +209,9 @@ pub async fn send_once(
     begins: impl FnOnce(),
 ) -> Result<Response<Incoming>, SendError> {
     let connection = connector.connect(Offer::Http1).await.map_err(SendError::unsent)?;
-    let handshake = lenient().handshake(TokioIo::new(connection.stream)).await;
+    // Nobody tells it what has come of the answer, whose body is small.
+    let (stream, _) = AnswerIo::new(connection.stream);
+    let handshake = lenient().handshake(TokioIo::new(stream)).await;
     let (mut sender, driver) = handshake.map_err(|_| SendError::unsent(Cause::Closed))?;
     // The task ends with its connection, as above.
     tokio::spawn(async move { drop(driver.await) });

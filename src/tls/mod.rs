@@ -438,9 +438,15 @@ fn verify(
 
 fn add_file(store: &mut RootCertStore, setting: &'static str, path: &Path) -> Result<(), TlsSetupError> {
     let text = files::read(path).map_err(|error| TlsSetupError::unreadable(setting, path, &error))?;
-    let (added, _) = store.add_parsable_certificates(pem::certificates(&text).flatten());
+    let found: Vec<_> = pem::certificates(&text).collect();
+    let certificates = found.len();
+    let (added, _) = store.add_parsable_certificates(found.into_iter().flatten());
     if added == 0 {
         return Err(TlsSetupError::NoCertificate { setting, path: path.to_owned() });
+    }
+    if added < certificates {
+        let unusable = certificates - added;
+        warn!(setting, path = %path.display(), unusable, "certificates of a file are broken: they are not trusted");
     }
     Ok(())
 }

@@ -12,55 +12,62 @@ use zeroize::Zeroizing;
 use super::KeyFault;
 use crate::secret::{BYTE_ORDER_MARK, Pages};
 
-/// A block that is not what its first line says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct NotBase64;
+/// How a block's first line begins, and its last one.
+const FIRST: &[u8] = b"-----BEGIN ";
+const LAST: &[u8] = b"-----END ";
 
-/// The lines between `-----BEGIN label-----` and the next line that ends a block.
+/// A block that is not what its first line says, or has no end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BrokenBlock;
+
+/// The lines behind `-----BEGIN label-----`, until one that ends the block or begins another.
 struct Block<'a> {
     label: &'a [u8],
     lines: Vec<&'a [u8]>,
+    is_whole: bool,
 }
 
-/// The blocks of a file, without one that has no end. What stands between them is no matter.
+/// The blocks of a file. What stands between them is no matter.
 fn blocks(pem: &[u8]) -> impl Iterator<Item = Block<'_>> {
     // Where files were joined, a mark may stand at any line.
     let unmarked = |line| <[u8]>::strip_prefix(line, BYTE_ORDER_MARK).unwrap_or(line).trim_ascii();
     let mut lines = pem.split(|byte| matches!(byte, b'\n' | b'\r')).map(unmarked);
+    let mut begun = None;
     std::iter::from_fn(move || {
-        let mut block = Block { label: lines.find_map(label_of)?, lines: Vec::new() };
-        loop {
-            let line = lines.next()?;
-            if let Some(label) = label_of(line) {
-                block = Block { label, lines: Vec::new() };
-            } else if line.starts_with(b"-----END ") {
-                return Some(block);
-            } else {
-                block.lines.push(line);
+        let mut block = Block { label: begun.take().or_else(|| lines.find_map(label_of))?, lines: Vec::new(), is_whole: false };
+        for line in lines.by_ref() {
+            block.is_whole = line.starts_with(LAST);
+            // Where files were joined that do not end with a line's end, the next block begins on the same line.
+            begun = if block.is_whole { line.windows(FIRST.len()).position(|some| some == FIRST) } else { Some(0) }
+                .and_then(|at| label_of(&line[at..]));
+            if block.is_whole || begun.is_some() {
+                break;
             }
+            block.lines.push(line);
         }
+        Some(block)
     })
 }
 
 /// The label, where a line begins a block.
 fn label_of(line: &[u8]) -> Option<&[u8]> {
-    line.strip_prefix(b"-----BEGIN ")?.strip_suffix(b"-----")
+    line.strip_prefix(FIRST)?.strip_suffix(b"-----")
 }
 
 /// The certificates of a file, in their order. The longer label is an old one, which OpenSSL reads, too.
-pub(super) fn certificates(pem: &[u8]) -> impl Iterator<Item = Result<CertificateDer<'static>, NotBase64>> {
+pub(super) fn certificates(pem: &[u8]) -> impl Iterator<Item = Result<CertificateDer<'static>, BrokenBlock>> {
     blocks(pem).filter(|block| matches!(block.label, b"CERTIFICATE" | b"X509 CERTIFICATE")).map(|block| {
         let encoded = block.lines.concat();
         let without_blanks = || encoded.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect::<Vec<_>>();
         let decoded = STANDARD.decode(&encoded).or_else(|_| STANDARD.decode(without_blanks()));
-        decoded.map(CertificateDer::from).map_err(|_| NotBase64)
+        decoded.ok().filter(|_| block.is_whole).map(CertificateDer::from).ok_or(BrokenBlock)
     })
 }
 
 /// The first private key of a file.
 pub(super) fn private_key(pem: &[u8]) -> Result<PrivateKeyDer<'static>, KeyFault> {
     let known: [&[u8]; 4] = [b"PRIVATE KEY", b"RSA PRIVATE KEY", b"EC PRIVATE KEY", b"ENCRYPTED PRIVATE KEY"];
-    let block = blocks(pem).find(|block| known.contains(&block.label)).ok_or(KeyFault::Missing)?;
+    let block = blocks(pem).find(|block| block.is_whole && known.contains(&block.label)).ok_or(KeyFault::Missing)?;
     // This header begins a key in OpenSSL's own encryption (RFC 1421, 4.6.1.1).
     let is_encrypted = |line: &&[u8]| line.starts_with(b"Proc-Type:");
     if block.label == b"ENCRYPTED PRIVATE KEY" || block.lines.iter().any(is_encrypted) {
@@ -86,7 +93,7 @@ mod tests {
 
     const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAAEC\nAwQF\n-----END CERTIFICATE-----\n";
 
-    fn read(text: &[u8]) -> Vec<Result<Vec<u8>, NotBase64>> {
+    fn read(text: &[u8]) -> Vec<Result<Vec<u8>, BrokenBlock>> {
         certificates(text).map(|found| found.map(|found| found.as_ref().to_vec())).collect()
     }
 
@@ -105,16 +112,18 @@ mod tests {
         assert_eq!(read(CERTIFICATE.replace("CERTIFICATE", "X509 CERTIFICATE").as_bytes()), whole);
         let joined = [CERTIFICATE.as_bytes(), BYTE_ORDER_MARK, CERTIFICATE.as_bytes()].concat();
         assert_eq!(read(&joined), [whole.clone(), whole.clone()].concat());
+        let without_line_end = CERTIFICATE.trim_end().to_owned() + CERTIFICATE;
+        assert_eq!(read(without_line_end.as_bytes()), [whole.clone(), whole.clone()].concat());
         let cut = CERTIFICATE.replace("-----END CERTIFICATE-----", "") + CERTIFICATE;
-        assert_eq!(read(cut.as_bytes()), whole, "what follows one that was cut");
+        assert_eq!(read(cut.as_bytes()), [vec![Err(BrokenBlock)], whole.to_vec()].concat(), "what follows one that was cut");
     }
 
     #[test]
     fn what_is_no_whole_block_is_no_certificate() {
-        assert_eq!(read(CERTIFICATE.replace("AAEC", "A*EC").as_bytes()), [Err(NotBase64)]);
-        for text in
-            ["", "AAEC", &CERTIFICATE.replace("-----END CERTIFICATE-----", ""), &CERTIFICATE.replace("BEGIN", "BEGIN TRUSTED")]
-        {
+        for (what, by) in [("AAEC", "A*EC"), ("-----END CERTIFICATE-----", "")] {
+            assert_eq!(read(CERTIFICATE.replace(what, by).as_bytes()), [Err(BrokenBlock)], "{what}");
+        }
+        for text in ["", "AAEC", &CERTIFICATE.replace("BEGIN", "BEGIN TRUSTED")] {
             assert_eq!(read(text.as_bytes()), [], "{text}");
         }
     }

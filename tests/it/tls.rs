@@ -326,6 +326,19 @@ fn ca_only_file_leaves_the_systems_roots_out_and_ca_file_does_not() {
     }
 }
 
+#[test]
+fn a_broken_certificate_beside_a_good_one_is_told() {
+    let authority = Authority::new("Ours");
+    let peer = TlsPeer::tls(server(&authority.sign(&params("localhost"))));
+    let cut = authority.pem.replace("-----END CERTIFICATE-----", "");
+    let mut setup = Setup::without_login(&peer.base_url(), &format!("{cut}{}", authority.pem));
+    setup.variable("CAREPORTALS_LOG", "info");
+    let sidecar = setup.start();
+    assert_eq!(sidecar.get("/a").status, 200);
+    let line = sidecar.wait_for_log("certificates of a file are broken: they are not trusted");
+    assert!(line.contains("ca.pem") && line.contains(r#""unusable":1"#), "{line}");
+}
+
 /// A pipe would be waited for, and a device may have no end.
 #[test]
 fn a_file_of_roots_that_is_no_file_is_named_at_once() {

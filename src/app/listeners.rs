@@ -16,8 +16,8 @@ use crate::{
     config::{Api, Config, ControlSocket, Listen},
     descriptors::{Demand, Descriptors},
     server::{
-        BindError, Bound, ConnectionLimit, DirectoryAccess, Passed, SharedDescriptors, SocketAccess, WITHOUT_PLACE, bind_tcp,
-        bind_unix, check_path, missing_directory, passed_sockets,
+        Balance, BindError, Bound, ConnectionLimit, DirectoryAccess, Passed, SharedDescriptors, SocketAccess, WITHOUT_PLACE,
+        bind_tcp, bind_unix, check_path, missing_directory, passed_sockets,
     },
 };
 
@@ -27,6 +27,8 @@ pub(super) struct Listener {
     pub(super) bound: Bound,
     /// Shared by all workers.
     pub(super) connection_limit: ConnectionLimit,
+    /// Likewise.
+    pub(super) balance: Balance,
     access: Option<SocketAccess>,
 }
 
@@ -158,7 +160,7 @@ impl ListenerPlan {
             // The machine lacks the family of a default address, which the line `listening` says.
             let Some((bound, access)) = open(key, api, passed)? else { continue };
             let connection_limit = descriptors.limit(max_connections(config, apis));
-            listeners.push(Listener { key: key.clone(), bound, connection_limit, access });
+            listeners.push(Listener { key: key.clone(), bound, connection_limit, balance: Balance::default(), access });
         }
         if listeners.is_empty() && present.is_empty() { Err(ListenerError::NoListener) } else { Ok(listeners) }
     }
@@ -171,8 +173,8 @@ impl Listener {
 
     /// A duplicate descriptor for one worker.
     pub(super) fn for_worker(&self) -> io::Result<Self> {
-        let (key, connection_limit) = (self.key.clone(), self.connection_limit.clone());
-        Ok(Self { key, bound: self.bound.try_clone()?, connection_limit, access: self.access })
+        let (key, connection_limit, balance) = (self.key.clone(), self.connection_limit.clone(), self.balance.clone());
+        Ok(Self { key, bound: self.bound.try_clone()?, connection_limit, balance, access: self.access })
     }
 }
 

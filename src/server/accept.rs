@@ -1,5 +1,7 @@
 //! Accepts connections: one loop per worker and listen address, on descriptors of one shared socket.
 //!
+//! Whoever accepts a connection gives it to the worker that has the fewest ([`Balance`]).
+//!
 //! Guarantees: a connection is served only with a permit, and until the drain each loop accepts one at most that waits for its
 //! permit; a connection whose caller no API lets in takes none, and lingers to read why, within limits of number and time;
 //! running out of descriptors closes a connection that needs its place least, and never ends accepting; when a drain begins, the
@@ -17,13 +19,14 @@ use std::{
 use socket2::SockRef;
 use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::watch,
+    sync::{mpsc, watch},
     task::{AbortHandle, yield_now},
 };
 use tracing::{info, warn};
 
 use super::{
-    Drain, Peer,
+    Drain, DrainHolder, Peer,
+    balance::{Balance, GivenConnection, Membership, Recipient},
     bind::{Bound, ListenSocket},
     client_io::ClientStream,
     connection::{self, RequestService},
@@ -47,6 +50,7 @@ pub struct Acceptor {
     name: String,
     socket: ListeningSocket,
     connection_limit: ConnectionLimit,
+    balance: Balance,
 }
 
 enum ListeningSocket {
@@ -56,8 +60,9 @@ enum ListeningSocket {
 }
 
 impl Acceptor {
-    /// Registers the socket with the runtime that this is called on. All workers on the address share `connection_limit`.
-    pub fn new(bound: Bound, connection_limit: ConnectionLimit) -> io::Result<Self> {
+    /// Registers the socket with the runtime that this is called on. All workers on the address share `connection_limit` and
+    /// `balance`.
+    pub fn new(bound: Bound, connection_limit: ConnectionLimit, balance: Balance) -> io::Result<Self> {
         let socket = match bound.socket {
             ListenSocket::Tcp(listener) => {
                 let listener = TcpListener::from_std(listener)?;
@@ -67,14 +72,18 @@ impl Acceptor {
             ListenSocket::Unix(listener) => ListeningSocket::Unix(UnixListener::from_std(listener)?),
         };
         connection_limit.name(&bound.name);
-        Ok(Self { name: bound.name, socket, connection_limit })
+        Ok(Self { name: bound.name, socket, connection_limit, balance })
     }
 
     /// Accepts and serves connections until the drain begins, and then those that the kernel has queued.
     pub async fn run<A: RequestService>(self, service: Arc<A>, deadlines: Deadlines, drain: Drain) {
         let mut pause = PAUSE.0;
         let connection_limit = self.connection_limit.clone();
-        let mut serving = Serving { service, deadlines, drain: drain.clone(), connection_limit, lingering: Lingering::default() };
+        let (membership, given) = self.balance.join(&deadlines, &drain);
+        // It holds the drain until it has served all that was given.
+        tokio::spawn(serve_given(given, Arc::clone(&service), drain.clone()));
+        let (membership, lingering) = (Some(membership), Lingering::default());
+        let mut serving = Serving { service, deadlines, drain: drain.clone(), connection_limit, membership, lingering };
         let mut next = None;
         loop {
             let accepted = tokio::select! {
@@ -106,6 +115,8 @@ impl Acceptor {
                 }
             }
         }
+        // The other workers are in their drains, too.
+        serving.membership = None;
         serving.serve_queued(self.socket, VecDeque::from_iter(next)).await;
     }
 
@@ -133,11 +144,14 @@ struct Serving<A> {
     deadlines: Deadlines,
     drain: Drain,
     connection_limit: ConnectionLimit,
+    /// `None` in the drain.
+    membership: Option<Membership>,
     lingering: Lingering,
 }
 
 impl<A: RequestService> Serving<A> {
-    /// Begins to serve a connection once it has its permit; or at once, if its caller is only to read why no API lets it in.
+    /// Begins to serve a connection once it has its permit, or gives it to another worker; or serves it at once, if its caller is
+    /// only to read why no API lets it in.
     /// Cancelled, it leaves a connection that waits for its permit where it was.
     async fn serve(&mut self, connection: &mut Option<ClientStream>) {
         let Some(peer) = connection.as_ref().map(ClientStream::peer) else { return };
@@ -148,9 +162,14 @@ impl<A: RequestService> Serving<A> {
             }
             return;
         }
-        let permit = self.connection_limit.permit(&self.deadlines, peer.is_local()).await;
-        if let Some(stream) = connection.take() {
-            spawn(stream, peer, permit, &self.service, &self.drain);
+        let assigned = self.membership.as_ref().map_or_else(|| Err(self.drain.hold()), Membership::assign);
+        let deadlines = assigned.as_ref().map_or(&self.deadlines, Recipient::deadlines);
+        let permit = self.connection_limit.permit(deadlines, peer.is_local()).await;
+        let Some(stream) = connection.take() else { return };
+        match assigned {
+            // It fails only when the kernel knows nothing of the socket.
+            Ok(recipient) => drop(stream.unregister().map(|stream| recipient.give(stream, permit))),
+            Err(alive) => spawn(stream, peer, permit, alive, &self.service, &self.drain),
         }
     }
 
@@ -233,6 +252,26 @@ impl Lingering {
     }
 }
 
+/// Serves what other workers give, until the drain begins and nobody gives any more.
+async fn serve_given<A: RequestService>(mut given: mpsc::Receiver<GivenConnection>, service: Arc<A>, drain: Drain) {
+    loop {
+        let next = tokio::select! {
+            biased;
+            next = given.recv() => next,
+            () = drain.begun(), if !given.is_closed() => {
+                given.close();
+                continue;
+            }
+        };
+        let Some(GivenConnection { stream, permit, alive }) = next else { return };
+        // It fails only when the kernel has no memory to watch the socket.
+        if let Ok(stream) = stream.register() {
+            let peer = stream.peer();
+            spawn(stream, peer, permit, alive, &service, &drain);
+        }
+    }
+}
+
 /// Serves a connection that takes no place: what its caller asks is refused.
 fn spawn_refused<A: RequestService>(
     stream: ClientStream,
@@ -241,17 +280,24 @@ fn spawn_refused<A: RequestService>(
     deadlines: &Deadlines,
     drain: &Drain,
 ) -> AbortHandle {
-    let state = ConnectionState::begin_refused(deadlines, service.limits(), drain);
+    let state = ConnectionState::begin_refused(deadlines, service.limits(), drain.hold());
     tokio::spawn(connection::serve(stream, peer, Arc::clone(service), state, drain.clone())).abort_handle()
 }
 
 /// Serves a connection, unless its client gave up while it was queued: what it has sent would be carried out for nobody, and
 /// perhaps twice, since the client may have sent it again.
-fn spawn<A: RequestService>(stream: ClientStream, peer: Peer, permit: ConnectionPermit, service: &Arc<A>, drain: &Drain) {
+fn spawn<A: RequestService>(
+    stream: ClientStream,
+    peer: Peer,
+    permit: ConnectionPermit,
+    alive: DrainHolder,
+    service: &Arc<A>,
+    drain: &Drain,
+) {
     if stream.client_is_gone() {
         return;
     }
-    let state = ConnectionState::begin(permit, service.limits(), drain);
+    let state = ConnectionState::begin(permit, service.limits(), alive);
     // The drain owns this task: it waits until the state is dropped. A panic ends the task and nothing else.
     tokio::spawn(connection::serve(stream, peer, Arc::clone(service), state, drain.clone()));
 }

@@ -42,7 +42,31 @@ pub enum ClientStream {
     Unix(UnixStream),
 }
 
+/// A [`ClientStream`] that no runtime watches.
+pub(super) enum UnregisteredStream {
+    Tcp(std::net::TcpStream, [SocketAddr; 2]),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl UnregisteredStream {
+    /// Registers it with the runtime that this is called on.
+    pub(super) fn register(self) -> io::Result<ClientStream> {
+        Ok(match self {
+            Self::Tcp(stream, ends) => ClientStream::Tcp(TcpStream::from_std(stream)?, ends),
+            Self::Unix(stream) => ClientStream::Unix(UnixStream::from_std(stream)?),
+        })
+    }
+}
+
 impl ClientStream {
+    /// Takes it from its runtime, for another one.
+    pub(super) fn unregister(self) -> io::Result<UnregisteredStream> {
+        Ok(match self {
+            Self::Tcp(stream, ends) => UnregisteredStream::Tcp(stream.into_std()?, ends),
+            Self::Unix(stream) => UnregisteredStream::Unix(stream.into_std()?),
+        })
+    }
+
     /// Wraps an accepted connection. `listener`: the address that it was accepted on.
     pub(super) fn tcp((stream, from): (TcpStream, SocketAddr), listener: SocketAddr) -> Self {
         // Responses are written whole, so Nagle's algorithm only adds delay. A failure to disable it breaks nothing.

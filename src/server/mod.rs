@@ -6,6 +6,7 @@
 //! queued are still accepted, requests in flight finish, and then each connection closes.
 
 mod accept;
+mod balance;
 mod bind;
 mod bind_error;
 mod client_errors;
@@ -27,7 +28,7 @@ mod unix_socket;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -35,6 +36,7 @@ use std::{
 use tokio::sync::{Notify, mpsc, watch};
 
 pub use accept::{Acceptor, WITHOUT_PLACE};
+pub use balance::Balance;
 pub use bind::{Bound, ListenSocket, Passed, bind_tcp, bind_unix, check_path, missing_directory, passed_sockets};
 pub use bind_error::BindError;
 pub use client_io::ClientStream;
@@ -83,6 +85,13 @@ pub struct Drain {
     start: Arc<DrainStart>,
     /// Every acceptor and connection holds a sender; the channel closes when the last one is dropped.
     alive: mpsc::Sender<()>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// One of a worker's connections, which keeps the drain from ending until it is dropped.
+struct DrainHolder {
+    _alive: mpsc::Sender<()>,
+    connections: Arc<AtomicUsize>,
 }
 
 #[derive(Default)]
@@ -96,7 +105,7 @@ impl Drain {
     #[must_use]
     pub fn new() -> (Self, mpsc::Receiver<()>) {
         let (alive, gone) = mpsc::channel(1);
-        (Self { start: Arc::default(), alive }, gone)
+        (Self { start: Arc::default(), alive, connections: Arc::default() }, gone)
     }
 
     /// Begins it, and tells the acceptors and connections in the order in which they began to wait.
@@ -126,9 +135,21 @@ impl Drain {
         self.start.has_begun.load(Ordering::Acquire)
     }
 
-    /// Makes a holder that keeps the drain from ending until it is dropped.
-    fn hold(&self) -> mpsc::Sender<()> {
-        self.alive.clone()
+    /// Counts a connection.
+    fn hold(&self) -> DrainHolder {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        DrainHolder { _alive: self.alive.clone(), connections: Arc::clone(&self.connections) }
+    }
+
+    /// How many connections there are.
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for DrainHolder {
+    fn drop(&mut self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

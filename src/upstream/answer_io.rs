@@ -36,6 +36,8 @@ pub(super) struct AnswerBeginning {
     lines: AtomicUsize,
     /// How many bytes came since the request was sent, or its answer's head or a piece of its body was given out.
     in_vain: AtomicUsize,
+    /// What follows is not HTTP.
+    tunnel: AtomicBool,
     /// An answer began otherwise, with an empty line for example.
     odd: AtomicBool,
     /// The present answer begins with an interim one.
@@ -63,6 +65,11 @@ impl AnswerBeginning {
         self.in_vain.store(0, Ordering::Relaxed);
     }
 
+    /// What follows the head is not HTTP.
+    pub(super) fn becomes_tunnel(&self) {
+        self.tunnel.store(true, Ordering::Relaxed);
+    }
+
     /// Whether anything of the present answer has come, or bytes in its place.
     pub(super) fn has_come(&self) -> bool {
         self.bytes.load(Ordering::Relaxed) > 0
@@ -85,7 +92,7 @@ impl AnswerBeginning {
 
     /// Whether bytes come without end of which nothing comes.
     fn is_endless(&self) -> bool {
-        self.in_vain.load(Ordering::Relaxed) > IN_VAIN_MAX
+        self.in_vain.load(Ordering::Relaxed) > IN_VAIN_MAX && !self.tunnel.load(Ordering::Relaxed)
     }
 
     fn read(&self, bytes: &[u8]) {
@@ -243,6 +250,9 @@ mod tests {
             beginning.read(&vec![b'0'; IN_VAIN_MAX]);
             assert!(!beginning.is_endless());
         }
+        beginning.becomes_tunnel();
+        beginning.read(b"0");
+        assert!(!beginning.is_endless());
     }
 
     #[test]

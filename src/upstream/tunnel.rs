@@ -55,8 +55,11 @@ where
         let sent = self.sender.send_request(request).await;
         let response = sent.map_err(|error| SendError::after_sending(http1::cause(&error, &self.beginning, self.limits)))?;
         self.beginning.head_has_ended();
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS && !agrees_to_websocket(&response) {
-            return Err(SendError::after_sending(Cause::Upgrade));
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            if !agrees_to_websocket(&response) {
+                return Err(SendError::after_sending(Cause::Upgrade));
+            }
+            self.beginning.becomes_tunnel();
         }
         in_flight.disarm();
         Ok((response, self.beginning))

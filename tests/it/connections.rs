@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 
 use careportals_simulator::{Options, Simulator};
 
-use crate::harness::{Request, Setup, simulator, until};
+use crate::harness::{Crowd, Request, Setup, simulator, until};
 
 /// Whether the name means both loopback addresses here.
 fn localhost_is_both() -> bool {
@@ -63,5 +63,27 @@ fn tls_sessions_are_resumed() {
         until("no connection to the upstream is open", || simulator.control().counts().open_connections == 0);
         assert_eq!(sidecar.get("/_sim/echo").status, 200);
         assert_eq!(made(&simulator), (full, resumed + 1), "{http2}");
+    }
+}
+
+/// Which worker a client's connection comes to must not decide whether its request finds an idle connection.
+#[test]
+fn one_burst_after_the_other_is_shared_out_alike_and_finds_the_connections_of_the_first() {
+    const BURST: u64 = 40;
+    let simulator = simulator();
+    let control = simulator.control();
+    let mut setup = Setup::new(&simulator);
+    setup.api("http2", "off").variable("CAREPORTALS_WORKERS", "2").without_connections_ahead().with_telemetry();
+    let sidecar = setup.start().ready();
+    let (before, mut connections) = (control.counts().requests, None);
+    for burst in 1..=6 {
+        until("the clients before have gone", || sidecar.client_connections() == 0);
+        control.hold_requests(true);
+        let crowd = Crowd::send(&sidecar, usize::try_from(BURST).unwrap(), &Request::get("/users/account"));
+        until("all requests have arrived", || control.counts().requests == before + burst * BURST);
+        control.hold_requests(false);
+        crowd.succeeds();
+        let now = control.counts().connections;
+        assert_eq!(*connections.get_or_insert(now), now, "burst {burst}");
     }
 }

@@ -86,13 +86,6 @@ fn with_connections(simulator: &Simulator, most: usize) -> Setup {
     setup
 }
 
-/// The value of `careportals_sidecar_client_connections` of the first listener.
-fn connections(sidecar: &Sidecar) -> u64 {
-    let page = sidecar.telemetry("/metrics");
-    let line = page.text().lines().find(|line| line.starts_with("careportals_sidecar_client_connections{")).unwrap().to_owned();
-    line.split_whitespace().last().unwrap().parse().unwrap()
-}
-
 /// Whether it is a 200 that came promptly.
 #[track_caller]
 fn assert_prompt(what: &str, ask: impl FnOnce() -> Answer) {
@@ -192,7 +185,7 @@ fn a_caller_that_no_api_lets_in_takes_no_place_and_can_still_read_why() {
     let mut http2 = Http2::connect(sidecar.address());
     assert_eq!(http2.get("/_sim/echo").status, 403);
     drop(http2.closed());
-    assert_eq!(connections(&sidecar), 0, "none of them takes a place");
+    assert_eq!(sidecar.client_connections(), 0, "none of them takes a place");
     for client in silent {
         let mut client = Connection::tcp(client);
         assert_eq!(client.read_to_end(), b"");

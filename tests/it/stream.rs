@@ -353,7 +353,7 @@ fn a_slow_upstream_holds_back_the_client() {
 fn upstream_connections_are_used_again() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
-    setup.variable("CAREPORTALS_WORKERS", "1");
+    setup.variable("CAREPORTALS_WORKERS", "1").without_connections_ahead();
     let sidecar = setup.start().ready();
     let mut client = sidecar.connect();
     for number in 0..20 {
@@ -372,7 +372,7 @@ fn upstream_connections_are_used_again() {
 fn a_client_that_closes_after_each_request_does_not_close_upstreams_connection() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
-    setup.variable("CAREPORTALS_WORKERS", "1");
+    setup.variable("CAREPORTALS_WORKERS", "1").without_connections_ahead();
     let sidecar = setup.start().ready();
     for _ in 0..5 {
         let mut client = sidecar.connect();

@@ -151,7 +151,7 @@ fn an_upstream_can_set_nothing_by_a_trailer() {
 fn an_answer_that_ends_with_trailers_is_whole_and_its_connection_is_used_again() {
     let simulator = simulator();
     let mut setup = Setup::new(&simulator);
-    setup.api("http2", "off");
+    setup.api("http2", "off").without_connections_ahead();
     let sidecar = setup.start().ready();
     let mut client = sidecar.connect();
     let plain = Request::post("/_sim/trailers", "body");

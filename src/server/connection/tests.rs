@@ -106,7 +106,7 @@ async fn connect() -> (TcpStream, ConnectionLimit) {
     let ours = stream.local_addr().unwrap();
     let (limit, deadlines) = (SharedDescriptors::default().limit(1), Deadlines::default());
     let (drain, gone) = Drain::new();
-    let state = ConnectionState::begin(limit.take(&deadlines, true).unwrap(), LIMITS, &drain);
+    let state = ConnectionState::begin(limit.take(&deadlines, true).unwrap(), LIMITS, drain.hold());
     let peer = Peer::tcp(from, ours);
     tokio::spawn(async move {
         let _gone = gone;

@@ -1,7 +1,10 @@
 //! The bodies of requests that are on their way, and what the connection's reading follows from.
 
 use std::{
-    sync::{MutexGuard, PoisonError, atomic::Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     task::Waker,
 };
 
@@ -11,16 +14,27 @@ use super::{super::paced::RequestProgress, ConnectionState};
 /// longest extension of a chunk. hyper reads the zeros and blanks of a chunk's size for as long as they come.
 const FRAMING_MAX: usize = 1024 * 1024;
 
+/// The bodies of a connection's requests.
+#[derive(Default)]
+pub(super) struct Bodies {
+    /// How many were not read to their end.
+    given_up: AtomicUsize,
+    /// Those that are on their way, and whom to wake when no more of them can come.
+    under_way: Mutex<Vec<(usize, Option<Waker>)>>,
+    /// How many bytes were read over HTTP/1.x since a body began, or a piece of it has come.
+    read_in_vain: AtomicUsize,
+}
+
 impl ConnectionState {
     /// Counts what was read over HTTP/1.x. Returns whether a body is awaited, and nothing comes of what is read.
     pub(in crate::server) fn awaits_body_in_vain(&self, bytes: usize) -> bool {
-        let before = self.read_in_vain.fetch_add(bytes, Ordering::Relaxed);
-        before + bytes > FRAMING_MAX && !self.bodies().is_empty()
+        let before = self.bodies.read_in_vain.fetch_add(bytes, Ordering::Relaxed);
+        before + bytes > FRAMING_MAX && !self.bodies_under_way().is_empty()
     }
 
     /// A piece of a body has come.
     pub(in crate::server) fn body_came(&self) {
-        self.read_in_vain.store(0, Ordering::Relaxed);
+        self.bodies.read_in_vain.store(0, Ordering::Relaxed);
     }
 
     /// What is in progress over HTTP/2.
@@ -28,8 +42,8 @@ impl ConnectionState {
         let waits_until = self.own_answer_waits_until();
         // A refused caller's connection is cut soon, so it may as well send all that it may at once.
         let takes_turns = (self.admitted.load(Ordering::Relaxed) == 0 || waits_until.is_some()) && !self.caller_is_refused();
-        let has_body = !self.bodies().is_empty();
-        let (requests, given_up) = (self.begun.load(Ordering::Relaxed), self.given_up.load(Ordering::Relaxed));
+        let has_body = !self.bodies_under_way().is_empty();
+        let (requests, given_up) = (self.begun.load(Ordering::Relaxed), self.bodies.given_up.load(Ordering::Relaxed));
         let is_over = self.caller_is_refused() && requests > 0;
         RequestProgress { takes_turns, has_body, requests, given_up, waits_until, is_over }
     }
@@ -37,7 +51,7 @@ impl ConnectionState {
     /// Notes that the HTTP/2 client has sent FIN and waits for its answers. Bodies that are not whole are cut.
     pub(in crate::server) fn set_half_closed(&self) {
         self.half_closed.store(true, Ordering::Relaxed);
-        let wakers: Vec<Waker> = self.bodies().iter_mut().filter_map(|(_, waker)| waker.take()).collect();
+        let wakers: Vec<Waker> = self.bodies_under_way().iter_mut().filter_map(|(_, waker)| waker.take()).collect();
         wakers.into_iter().for_each(Waker::wake);
     }
 
@@ -50,32 +64,32 @@ impl ConnectionState {
     pub(in crate::server) fn begin_body(&self) -> usize {
         let number = self.begun.load(Ordering::Relaxed);
         self.body_came();
-        self.bodies().push((number, None));
+        self.bodies_under_way().push((number, None));
         number
     }
 
     /// The body was read to its end, if it is `whole`, or is read no further.
     pub(in crate::server) fn end_body(&self, number: usize, whole: bool) {
-        self.given_up.fetch_add(usize::from(!whole), Ordering::Relaxed);
-        self.bodies().retain(|(known, _)| *known != number);
+        self.bodies.given_up.fetch_add(usize::from(!whole), Ordering::Relaxed);
+        self.bodies_under_way().retain(|(known, _)| *known != number);
     }
 
     /// Whether each body so far was read to its end.
     pub(super) fn has_read_all_bodies(&self) -> bool {
-        self.given_up.load(Ordering::Relaxed) == 0 && self.bodies().is_empty()
+        self.bodies.given_up.load(Ordering::Relaxed) == 0 && self.bodies_under_way().is_empty()
     }
 
     /// Whom to wake when the client sends FIN, and the body can't go on.
     pub(in crate::server) fn wake_when_half_closed(&self, number: usize, waker: &Waker) {
-        if let Some((_, slot)) = self.bodies().iter_mut().find(|(known, _)| *known == number)
+        if let Some((_, slot)) = self.bodies_under_way().iter_mut().find(|(known, _)| *known == number)
             && !slot.as_ref().is_some_and(|known| known.will_wake(waker))
         {
             *slot = Some(waker.clone());
         }
     }
 
-    fn bodies(&self) -> MutexGuard<'_, Vec<(usize, Option<Waker>)>> {
+    fn bodies_under_way(&self) -> MutexGuard<'_, Vec<(usize, Option<Waker>)>> {
         // A list can't be left half changed.
-        self.bodies.lock().unwrap_or_else(PoisonError::into_inner)
+        self.bodies.under_way.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,24 +12,25 @@ mod phase;
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering},
     },
-    task::{Context, Poll, Waker},
+    task::{Context, Poll},
     time::Duration,
 };
 
-use tokio::{sync::mpsc, time::Instant};
+use tokio::time::Instant;
 
 pub(super) use in_progress::InProgress;
 
 use super::{
-    ConnectionLimits, Drain,
+    ConnectionLimits, DrainHolder,
     client_errors::ClientError,
     connection_limit::{ConnectionPermit, Slot},
     hold::Hold,
 };
 use crate::{clock, deadline::Deadlines};
+use bodies::Bodies;
 use phase::{ClientCheck, ConnectionPhase, Ending};
 
 /// The time for what should follow at once: the first bytes on a connection that was accepted during a drain, or the end of
@@ -74,12 +75,7 @@ pub(super) struct ConnectionState {
     admitted: AtomicUsize,
     /// Requests that have begun so far.
     begun: AtomicUsize,
-    /// Bodies of requests that were not read to their end.
-    given_up: AtomicUsize,
-    /// Bodies of requests that are on their way, and whom to wake when no more of them can come.
-    bodies: Mutex<Vec<(usize, Option<Waker>)>>,
-    /// How many bytes were read over HTTP/1.x since a body began, or a piece of it has come.
-    read_in_vain: AtomicUsize,
+    bodies: Bodies,
     /// Requests in progress whose HTTP/2 client gives no window for more of the answer.
     windowless: AtomicUsize,
     abandoned: AtomicUsize,
@@ -103,22 +99,22 @@ pub(super) struct ConnectionState {
     slot: Arc<Slot>,
     /// `None`: the caller was refused, and only lingers to read why.
     permit: Option<ConnectionPermit>,
-    _alive: mpsc::Sender<()>,
+    _alive: DrainHolder,
 }
 
 impl ConnectionState {
     /// Starts the connection's first phase, and the time for its first head.
-    pub(super) fn begin(permit: ConnectionPermit, limits: ConnectionLimits, drain: &Drain) -> Arc<Self> {
+    pub(super) fn begin(permit: ConnectionPermit, limits: ConnectionLimits, alive: DrainHolder) -> Arc<Self> {
         let slot = Arc::clone(permit.slot());
-        Self::at(slot, Some(permit), limits, drain)
+        Self::at(slot, Some(permit), limits, alive)
     }
 
     /// Starts a connection whose caller was refused when it was accepted. It takes no place.
-    pub(super) fn begin_refused(deadlines: &Deadlines, limits: ConnectionLimits, drain: &Drain) -> Arc<Self> {
-        Self::at(Slot::unlisted(deadlines), None, limits.of_refused(), drain)
+    pub(super) fn begin_refused(deadlines: &Deadlines, limits: ConnectionLimits, alive: DrainHolder) -> Arc<Self> {
+        Self::at(Slot::unlisted(deadlines), None, limits.of_refused(), alive)
     }
 
-    fn at(slot: Arc<Slot>, permit: Option<ConnectionPermit>, limits: ConnectionLimits, drain: &Drain) -> Arc<Self> {
+    fn at(slot: Arc<Slot>, permit: Option<ConnectionPermit>, limits: ConnectionLimits, alive: DrainHolder) -> Arc<Self> {
         slot.deadline.arm(limits.head_timeout);
         let state = Self {
             phase: AtomicU8::new(ConnectionPhase::Silent as u8),
@@ -126,9 +122,7 @@ impl ConnectionState {
             streams: AtomicUsize::new(0),
             admitted: AtomicUsize::new(0),
             begun: AtomicUsize::new(0),
-            given_up: AtomicUsize::new(0),
-            bodies: Mutex::default(),
-            read_in_vain: AtomicUsize::new(0),
+            bodies: Bodies::default(),
             windowless: AtomicUsize::new(0),
             abandoned: AtomicUsize::new(0),
             blocked: AtomicBool::new(false),
@@ -143,7 +137,7 @@ impl ConnectionState {
             limits,
             slot,
             permit,
-            _alive: drain.hold(),
+            _alive: alive,
         };
         // A client that sends nothing must not keep out one that would.
         state.publish(clock::instant);

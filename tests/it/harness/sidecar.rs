@@ -90,6 +90,14 @@ impl Sidecar {
         self.telemetry_send(&Request::get(path))
     }
 
+    /// The value of `careportals_sidecar_client_connections` of the first listener.
+    pub fn client_connections(&self) -> u64 {
+        let page = self.telemetry("/metrics");
+        let line =
+            page.text().lines().find(|line| line.starts_with("careportals_sidecar_client_connections{")).unwrap().to_owned();
+        line.split_whitespace().last().unwrap().parse().unwrap()
+    }
+
     /// Sends a request, which waits for the first token, for tests that don't look at the beginning.
     pub fn ready(self) -> Self {
         let answer = self.get("/users/account");

@@ -233,7 +233,7 @@ async fn a_connection_that_is_asked_for_its_place_gives_it_up_once_and_its_own_a
     assert!(scene.state.leave_place() && !scene.state.leave_place());
 
     let (drain, _gone) = Drain::new();
-    let refused = ConnectionState::begin_refused(&scene.deadlines, LIMITS, &drain);
+    let refused = ConnectionState::begin_refused(&scene.deadlines, LIMITS, drain.hold());
     assert!(refused.caller_is_refused() && !refused.leave_place());
     assert!(InProgress::begin(&refused, false).connection_should_end());
     assert!(refused.progress().is_over && !refused.progress().takes_turns);

@@ -1,11 +1,11 @@
 //! Which time-outs end a connection, and when it goes for another client. Files: `endings` (rest, drain, HTTP/2, client checks).
 
-use std::future::poll_fn;
+use std::{future::poll_fn, task::Waker};
 
 use tokio::time::timeout;
 
 use super::*;
-use crate::server::{ConnectionLimit, LINGER, SharedDescriptors};
+use crate::server::{ConnectionLimit, Drain, LINGER, SharedDescriptors};
 
 mod endings;
 
@@ -33,7 +33,7 @@ impl LimitedConnection {
         let looking = deadlines.clone();
         tokio::spawn(async move { looking.run().await });
         let (drain, _gone) = Drain::new();
-        let state = ConnectionState::begin(limit.take(&deadlines, true).unwrap(), LIMITS, &drain);
+        let state = ConnectionState::begin(limit.take(&deadlines, true).unwrap(), LIMITS, drain.hold());
         Self { limit, deadlines, state }
     }
 
@@ -315,7 +315,7 @@ async fn a_connection_whose_caller_is_refused_closes_after_the_answer_and_has_a_
 
     let (drain, _gone) = Drain::new();
     let refused = || LimitedConnection {
-        state: ConnectionState::begin_refused(&scene.deadlines, LIMITS, &drain),
+        state: ConnectionState::begin_refused(&scene.deadlines, LIMITS, drain.hold()),
         limit: scene.limit.clone(),
         deadlines: scene.deadlines.clone(),
     };

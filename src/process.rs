@@ -51,14 +51,25 @@ const HANDLED: [MaskedSignal; 10] = [
 pub struct SignalMask(SigSet);
 
 impl SignalMask {
-    /// Unblocks the signals that are handled here, and returns what was blocked before. Call it before there is a second thread,
-    /// which inherits the mask; and after signals are caught, since one that waits comes at once.
+    /// Unblocks the signals that are handled here, and returns what was blocked before. A container's first process blocks them
+    /// instead, until [`unblock_handled`](Self::unblock_handled): the kernel drops a signal to it that has no handler yet, unless it
+    /// is blocked. Call it before there is a second thread, which inherits the mask.
     #[must_use]
-    pub fn unblock_handled() -> Self {
-        // Neither call fails for signals that exist.
+    pub fn take() -> Self {
+        // None of these calls fails for signals that exist.
         let before = SigSet::thread_get_mask().unwrap_or_else(|_| SigSet::empty());
-        let _ = HANDLED.into_iter().collect::<SigSet>().thread_unblock();
+        if std::process::id() == 1 {
+            let _ = HANDLED.into_iter().collect::<SigSet>().thread_block();
+        } else {
+            Self::unblock_handled();
+        }
         Self(before)
+    }
+
+    /// Unblocks the signals that are handled here. Call it after they are caught, since one that waits comes at once.
+    pub fn unblock_handled() {
+        // It does not fail for signals that exist.
+        let _ = HANDLED.into_iter().collect::<SigSet>().thread_unblock();
     }
 
     /// Runs `start` with this mask, which a process that it starts inherits.

@@ -68,6 +68,8 @@ impl LoginError {
             Self::Unreachable(_) | Self::TimedOut => {
                 "check network, DNS, egress proxy and `login_url`: `careportals-sidecar check --online` looks at each"
             }
+            Self::Malformed(Malformed::Expired) => "ask CarePortals why its log-in gives tokens that have expired",
+            Self::Malformed(Malformed::TooLarge) => "check `login_url`: is it the log-in?",
             Self::Malformed(_) => "check `login_url` and `token_pointer`: does the log-in answer hold the token there?",
             Self::Source(error) => error.fault.advice(),
         }

@@ -18,7 +18,7 @@ use crate::clock::{Moment, Now};
 const HANG_ADVICE: &str = "nothing for now, it tries again by itself; if this lasts, `careportals-sidecar check --online` looks at DNS, \
                            network, egress proxy and log-in";
 /// What to do while log-ins succeed and their tokens are refused.
-const REFUSED_ADVICE: &str = "check that the account may use this API, and that `organization` and `upstream` belong together; then ask \
+pub const REFUSED_ADVICE: &str = "check that the account may use this API, and that `organization` and `upstream` belong together; then ask \
                               CarePortals, with the `request_id` of a refused call from the log";
 const LOGGED_OUT_ADVICE: &str = "`careportals-sidecar login` logs in again";
 const RETRY_MIN: Duration = Duration::from_secs(1);
@@ -104,7 +104,7 @@ pub enum AccountTrouble {
     TokenEnding,
     /// They are not.
     NoToken,
-    /// Log-ins succeed, and for some seconds upstream has answered with 401s and nothing else.
+    /// For some seconds upstream has answered with 401s and nothing else, whether log-ins succeed or not.
     TokenRefused,
 }
 
@@ -301,8 +301,13 @@ impl AccountSnapshot {
     #[must_use]
     pub fn trouble(&self, now: Moment) -> Option<AccountTrouble> {
         let hangs = self.history.in_flight_since.is_some_and(|since| now.since(since) > HANGS_AFTER);
-        if self.last_error().is_none() && !hangs {
-            return self.is_refused().then_some(AccountTrouble::TokenRefused);
+        let fails = self.last_error().is_some() || hangs;
+        // That log-ins fail, too, makes nothing better.
+        if self.is_refused() && (self.is_usable(now) || !fails) {
+            return Some(AccountTrouble::TokenRefused);
+        }
+        if !fails {
+            return None;
         }
         let left = |token: HeldToken| token.usable_until.since(now);
         let ends_soon = |token: HeldToken| left(token) < ENDS_WITHIN_MAX.min(token.life / 10);
@@ -604,7 +609,9 @@ mod tests {
             (of(Ready, None, 25), None),
             (of(Ready, None, 26), Some(AccountTrouble::TokenRefused)),
             (of(Refreshing, None, 26), Some(AccountTrouble::TokenRefused)),
-            (of(Ready, Some(LoginError::TimedOut), 26), Some(AccountTrouble::RenewalFailing)),
+            (of(Ready, Some(LoginError::TimedOut), 25), Some(AccountTrouble::RenewalFailing)),
+            (of(Ready, Some(LoginError::TimedOut), 26), Some(AccountTrouble::TokenRefused)),
+            (of(Refreshing, Some(LoginError::TimedOut), 26), Some(AccountTrouble::TokenRefused)),
             (of(LoggedOut, None, 26), None),
             (AccountSnapshot { refusals: None, ..of(Ready, None, 26) }, None),
         ] {

@@ -50,7 +50,7 @@ const EX_CONFIG: u8 = 78;
 pub fn run() -> ExitCode {
     // Signals come first: the kernel drops a signal to a container's first process that has no handler for it yet.
     let signals = may_be_the_daemon(std::env::args_os().skip(1)).then(DaemonSignals::catch).transpose();
-    let signal_mask = SignalMask::unblock_handled();
+    let signal_mask = SignalMask::take();
     if let Err(error) = keep_ended_children().and_then(|()| survive_full_files()) {
         return fail(&StartError::System(error), 1);
     }
@@ -73,7 +73,11 @@ pub fn run() -> ExitCode {
 
 fn execute_command(cli: Cli, signals: io::Result<Option<DaemonSignals>>, signal_mask: SignalMask) -> ExitCode {
     let client = |flags: ClientFlags, request: ControlRequest<'_>| control::command(&flags.input(), request);
-    match cli.command.unwrap_or(Subcommands::Run { flags: cli.run }) {
+    let wanted = cli.command.unwrap_or(Subcommands::Run { flags: cli.run });
+    if !matches!(wanted, Subcommands::Exec { .. }) {
+        SignalMask::unblock_handled();
+    }
+    match wanted {
         Subcommands::Run { flags } => daemon(flags.input(&[]), signals),
         Subcommands::Exec { wait, command, flags } => {
             let loaded = source::load(flags.input(exec::DEFAULTS));

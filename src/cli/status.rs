@@ -115,7 +115,8 @@ fn trouble_in_words(account: &AccountDocument, fails: bool) -> Option<String> {
     }
     let trouble = account.trouble.as_deref()?;
     if trouble == "token_refused" {
-        return Some(format!("{name} logs in, but its tokens are refused{since}: requests get the refusal"));
+        let what = if fails { "can't log in, and its token is refused" } else { "logs in, but its tokens are refused" };
+        return Some(format!("{name} {what}{since}: requests get the refusal"));
     }
     let what = match (&account.state, fails) {
         (None, _) => "has no organization",
@@ -185,7 +186,9 @@ fn trouble(text: &mut String, style: &Style, api: &ApiDocument, now: Option<i64>
         let when = api.last_error_at.as_deref().map(|at| format!(" {}", relative(Some(at), now))).unwrap_or_default();
         let by_code = api.errors_by_code.iter().map(|(code, count)| format!("{count} {}", printable(code)));
         let by_code = by_code.collect::<Vec<_>>().join(", ");
-        wrap(text, style, "", &format!("last error{when}: {}; since the start: {by_code}", printable(code)), "  ");
+        // An answer that was cut is the last error, and counts as none.
+        let since_the_start = if by_code.is_empty() { String::new() } else { format!("; since the start: {by_code}") };
+        wrap(text, style, "", &format!("last error{when}: {}{since_the_start}", printable(code)), "  ");
     }
 }
 
@@ -438,6 +441,10 @@ telemetry: http://127.0.0.1:2274/
             (
                 r#""state": "ready", "trouble": "token_refused""#,
                 "a logs in, but its tokens are refused since 11:59:54Z: requests get the\n  refusal\n  look",
+            ),
+            (
+                r#""state": "rejected", "trouble": "token_refused", "last_error": "refused""#,
+                "a can't log in, and its token is refused since 11:59:54Z: requests get the\n  refusal\n  a failed: refused\n  look",
             ),
             (r#""state": "logged_out", "trouble": null"#, "a is logged out since 11:59:54Z\n  look"),
         ] {

@@ -5,10 +5,16 @@ use std::{
     time::Duration,
 };
 
-use tokio::time::timeout_at;
+use tokio::{
+    io::AsyncReadExt as _,
+    time::{timeout, timeout_at},
+};
 
-use super::{ConnectError, Connector, Offer, Protocol, session};
+use super::{ConnectError, Connector, Offer, Protocol, refused_afterwards, session};
 use crate::clock;
+
+/// For how long at least, and at most, the server's alert is awaited.
+const ALERT_WITHIN: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// What one connection took, and what both sides agreed on.
 #[derive(Debug)]
@@ -42,7 +48,7 @@ impl Connector {
         let opened = timeout_at(deadline, self.open(&addresses, &Arc::new(AtomicU64::new(0)))).await;
         let transport = opened.map_err(|_| self.to_peer(ConnectError::Timeout))??;
         let open = clock::instant();
-        let (stream, protocol) = self.secure(transport, deadline, offer).await?;
+        let (mut stream, protocol) = self.secure(transport, deadline, offer).await?;
         let tls = session(&stream).zip(self.tls.as_ref()).map(|(session, (tls, name))| {
             let version = match session.protocol_version() {
                 Some(rustls::ProtocolVersion::TLSv1_3) => "TLS 1.3",
@@ -51,6 +57,14 @@ impl Connector {
             (version, tls.vouched_by(session.peer_certificates().unwrap_or_default(), name))
         });
         let (name, handshake) = (named - begun, clock::instant() - open);
+        // In TLS 1.3 the server judges our certificate behind our last message: its alert takes a round trip more.
+        let alert = timeout((2 * handshake).clamp(ALERT_WITHIN.0, ALERT_WITHIN.1), stream.read_u8());
+        if tls.is_some()
+            && let Ok(Err(error)) = alert.await
+            && let Some(refused) = refused_afterwards(&error)
+        {
+            return Err(refused);
+        }
         Ok(Diagnosis { addresses: addresses.len(), name, open: open - named, handshake, tls, protocol })
     }
 }

@@ -10,7 +10,9 @@ mod lookup;
 mod race;
 
 use std::{
-    fmt, io,
+    fmt,
+    io::{self, ErrorKind},
+    mem::discriminant,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc,
@@ -59,7 +61,7 @@ pub enum ConnectError {
     /// Nothing listens at the address.
     #[error("the upstream refused the connection")]
     Refused,
-    /// There is no route to the address, or the connection was reset.
+    /// There is no route to the address.
     #[error("the upstream could not be reached")]
     Unreachable,
     /// TCP or TLS did not finish in time.
@@ -74,6 +76,20 @@ pub enum ConnectError {
     /// The egress proxy does not connect us.
     #[error("the egress proxy is no way to the upstream: {0}")]
     Egress(EgressError),
+}
+
+impl ConnectError {
+    /// Whether both say the same, whatever the clocks say.
+    #[must_use]
+    pub fn is_like(self, other: Self) -> bool {
+        let [this, other] = [self, other].map(|error| match error {
+            Self::CertificateRejected(fault) | Self::Egress(EgressError::CertificateRejected(fault)) => {
+                (matches!(error, Self::Egress(_)), Err(discriminant(&fault)))
+            }
+            other => (matches!(error, Self::Egress(_)), Ok(other)),
+        });
+        this == other
+    }
 }
 
 /// What is wrong with a certificate.
@@ -387,7 +403,9 @@ fn classify_tls(error: &io::Error) -> ConnectError {
         Some(rustls::Error::NoCertificatesPresented) => ConnectError::CertificateRejected(CertificateFault::Unverifiable),
         Some(error) => ConnectError::TlsFailed(classify_handshake(error)),
         // The peer hung up during the handshake.
-        None if error.kind() == io::ErrorKind::UnexpectedEof => ConnectError::TlsFailed(TlsFault::Closed),
+        None if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+            ConnectError::TlsFailed(TlsFault::Closed)
+        }
         None => ConnectError::Unreachable,
     }
 }
@@ -517,7 +535,8 @@ mod tests {
         ] {
             assert_eq!(handshake(error), ConnectError::TlsFailed(fault));
         }
-        let closed = classify_tls(&io::ErrorKind::UnexpectedEof.into());
-        assert_eq!(closed, ConnectError::TlsFailed(TlsFault::Closed));
+        for kind in [ErrorKind::UnexpectedEof, ErrorKind::ConnectionReset, ErrorKind::BrokenPipe] {
+            assert_eq!(classify_tls(&kind.into()), ConnectError::TlsFailed(TlsFault::Closed));
+        }
     }
 }

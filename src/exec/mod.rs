@@ -134,6 +134,7 @@ pub fn run(program: &Program, config: &Arc<Config>, environment: &Environment, a
     let command = program_command(program, config, environment, &app)?;
     adopt_orphans()?;
     let (_caught, signals) = CaughtSignals::catch()?;
+    SignalMask::unblock_handled();
     let runtime = Runtime::new()?;
     let (commands, receiver) = control::commands();
     let mut supervisor = Supervisor {

@@ -49,6 +49,8 @@ pub struct Totals {
     pub would_refuse: u64,
     /// Requests that were answered with a 5xx, by us or by the upstream.
     pub errors: u64,
+    /// Requests whose answer the upstream cut behind a head of another class.
+    pub cut: u64,
     /// The requests' durations, for [`quantile`](super::quantile). Tunnels are left out.
     pub durations: Buckets,
     /// The times until the head of the upstream's answer.
@@ -88,6 +90,7 @@ impl ApiMetrics {
             ..Totals::default()
         };
         for meter in &self.0 {
+            totals.cut += meter.cut_by_upstream.load(Ordering::Relaxed);
             totals.would_refuse += meter.would_refuse.iter().map(|count| count.load(Ordering::Relaxed)).sum::<u64>();
             for (index, count) in meter.counts.iter().enumerate() {
                 let count = count.load(Ordering::Relaxed);
@@ -204,6 +207,8 @@ pub struct Meter {
     /// The time of the latest failure in milliseconds, then what it was.
     last_error: AtomicU64,
     recent: RecentAnswers,
+    /// Answers of other classes than 5xx that the upstream cut.
+    cut_by_upstream: AtomicU64,
     /// By the code of the problem that it would have been.
     would_refuse: Box<[AtomicU64]>,
     duration: Histogram,
@@ -273,6 +278,7 @@ impl Meter {
             server_errors: zeros(SERVER_ERRORS),
             last_error: AtomicU64::new(0),
             recent: RecentAnswers::new(),
+            cut_by_upstream: AtomicU64::new(0),
             would_refuse: zeros(labels.codes.len()),
             duration: Histogram::new(&LATENCY),
             first_byte: Histogram::new(&LATENCY),
@@ -321,7 +327,10 @@ impl Meter {
                 self.server_errors[status].fetch_add(1, Ordering::Relaxed);
                 self.codes.len() + status
             }
-            (None, None, Some(cut)) => self.codes.len() + SERVER_ERRORS + cut.index(),
+            (None, None, Some(cut)) => {
+                self.cut_by_upstream.fetch_add(1, Ordering::Relaxed);
+                self.codes.len() + SERVER_ERRORS + cut.index()
+            }
             (None, None, None) => return,
         };
         let millis = ended.at.as_nanos() / 1_000_000;

@@ -320,6 +320,7 @@ fn an_answer_that_the_upstream_cuts_is_a_failure_and_one_that_the_client_leaves_
     assert!(api.recent_failures(at(2)).are_most());
     assert_eq!(api.last_error().unwrap().code, "upstream_closed");
     assert!(api.errors_by_code().is_empty(), "it was no 5xx");
+    assert_eq!((api.totals().errors, api.totals().cut), (0, 1));
     let tunnel = Ended { cut: Some(TestCut::UpstreamClosed), first_byte, ..ended(&Method::GET, 101) };
     (0..9).for_each(|_| api.meter(1).ended(&tunnel));
     assert!(!api.recent_failures(at(2)).are_most());

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use super::{
     api::Route,
     headers::{self, NamedByConnection},
+    health::GIVES_UP_AFTER,
     problem::Code,
     request_id::IdAndPath,
     request_limit::RequestPermit,
@@ -43,6 +44,8 @@ pub(super) struct Exchange {
     /// How often the request was sent again.
     retries: u8,
     relogin: Option<Relogin>,
+    /// A connection to the upstream, or its answer, is awaited.
+    awaits_answer: bool,
     /// A 401 has answered it, and it has moved to another route since.
     goes_out_again: bool,
     status: Option<u16>,
@@ -106,6 +109,7 @@ impl Exchange {
             peer,
             started: clock::instant(),
             first_byte: None,
+            awaits_answer: false,
             retries: 0,
             relogin: None,
             goes_out_again: false,
@@ -237,6 +241,11 @@ impl Exchange {
         self.relogin.get_or_insert(relogin);
     }
 
+    /// Whether a connection to the upstream, or its answer, is awaited from now on.
+    pub(super) fn set_awaits_answer(&mut self, awaits: bool) {
+        self.awaits_answer = awaits;
+    }
+
     /// The upstream's answer has begun, `at` this time.
     pub(super) fn answered(&mut self, status: u16, at: Option<Instant>) {
         self.status = Some(status);
@@ -296,6 +305,12 @@ impl Exchange {
             Ending::Open => Some(Cut::ClientClosed),
         }
     }
+
+    /// Whether its client gave up for want of an answer, having sent all of its request.
+    fn was_given_up(&self, duration: Duration) -> bool {
+        let is_sent = self.upload.as_ref().is_none_or(Upload::has_ended);
+        self.awaits_answer && is_sent && duration >= GIVES_UP_AFTER
+    }
 }
 
 impl Drop for Exchange {
@@ -311,6 +326,9 @@ impl Drop for Exchange {
         let duration = self.started.elapsed();
         let now = route.worker.clock.now();
         let first_byte = self.first_byte;
+        if cut == Some(Cut::ClientClosed) && self.was_given_up(duration) {
+            route.api.health.given_up(&route.api.name, now.moment);
+        }
         self.meter().ended(&Ended { method: &self.method, status, code, cut, duration, first_byte, at: now.moment });
         let line = AccessLine {
             api,

@@ -123,8 +123,11 @@ impl<'a> Forwarding<'a> {
         // No connection is opened for a request that gets no bearer.
         self.wait_for_bearer().await?;
         loop {
-            match self.send(admitted, reuse).await {
+            let sent = self.send(admitted, reuse).await;
+            self.exchange.set_awaits_answer(false);
+            match sent {
                 Ok((answer, generation)) if account.relogin_on().contains(&answer.status()) => {
+                    self.route.api.health.unauthorized(self.route.worker.clock.now().moment);
                     if replaced_bearer {
                         account.rejected_again(generation);
                     }
@@ -139,6 +142,7 @@ impl<'a> Forwarding<'a> {
                     replaced_bearer = true;
                 }
                 Ok((answer, generation)) => {
+                    self.route.api.health.authorized();
                     account.answered(generation);
                     if replaced_bearer {
                         account.accepted(generation);
@@ -194,6 +198,7 @@ impl<'a> Forwarding<'a> {
     async fn send(&mut self, admitted: &Admitted, reuse: Reuse) -> Result<(UpstreamResponse, Generation), SendFailed> {
         let upstream = &self.route.api.upstream;
         self.time.begin_attempt();
+        self.exchange.set_awaits_answer(true);
         let lease = if self.websocket {
             self.time.wait(Box::pin(upstream.lease_for_tunnel()).as_mut()).await?
         } else {

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use tokio::sync::watch;
 
-use super::{ApiView, View};
+use super::{ApiView, PENDING, View, without_token};
 use crate::{
     account::Account,
     clock::{Moment, Now},
@@ -23,7 +23,7 @@ pub enum ApiState {
     Refusing,
     /// The last request got no answer from the upstream.
     Unreachable,
-    /// At least half of the upstream's latest answers are 5xx, or of no use.
+    /// At least half of the upstream's latest answers are 5xx, or of no use, or it refuses the token with every answer.
     Failing,
     /// A request was refused for `max_requests` in the last ten seconds.
     Busy,
@@ -50,16 +50,20 @@ impl ApiState {
 }
 
 /// What is known of an API at one moment.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Symptoms {
-    /// Whether requests get a bearer, or an organization where there is no log-in.
-    pub has_token: bool,
+    /// Why requests get no bearer, or no organization where there is no log-in; `None`: they do.
+    pub without_token: Option<&'static str>,
     /// Whether no request can pass, since no value is known for the required header.
     pub refuses_all: bool,
     /// The present outage.
     pub outage: Option<Outage>,
+    /// Since when the upstream has refused the token with every answer.
+    pub unauthorized_since: Option<Moment>,
     /// Whether most of the upstream's latest answers are failures.
     pub fails: bool,
+    /// The code of the latest failure.
+    pub last_error: Option<String>,
     /// The latest shortage of permits, which may be over.
     pub shortage: Option<Shortage>,
 }
@@ -68,12 +72,16 @@ impl Symptoms {
     /// Reads them; `accounts` are those of the same view.
     #[must_use]
     pub fn of(api: &ApiView, accounts: &[Account], now: Moment) -> Self {
-        let account = accounts.iter().find(|account| account.name() == api.account);
+        let account = accounts.iter().find(|account| account.name() == api.account).map(Account::snapshot);
         Self {
-            has_token: account.is_some_and(|account| account.snapshot().is_usable(now)),
+            without_token: account.map_or(Some(PENDING), |account| {
+                (!account.is_usable(now)).then(|| account.state().map_or("no_organization", |state| without_token(state).0))
+            }),
             refuses_all: api.required.as_ref().is_some_and(Required::refuses_all),
             outage: api.health.outage(),
+            unauthorized_since: api.health.unauthorized_since(),
             fails: api.metrics.recent_failures(now).are_most(),
+            last_error: api.metrics.last_error().map(|error| error.code),
             shortage: api.health.shortage(),
         }
     }
@@ -81,7 +89,7 @@ impl Symptoms {
     /// The state, and when it began where the symptoms tell.
     #[must_use]
     pub fn state(&self, now: Moment) -> (ApiState, Option<Moment>) {
-        if !self.has_token {
+        if self.without_token.is_some() {
             return (ApiState::NoToken, None);
         }
         if self.refuses_all {
@@ -90,21 +98,36 @@ impl Symptoms {
         if let Some(outage) = self.outage {
             return (ApiState::Unreachable, Some(outage.since));
         }
-        if self.fails {
-            return (ApiState::Failing, None);
+        if self.unauthorized_since.is_some() || self.fails {
+            return (ApiState::Failing, self.unauthorized_since);
         }
         match self.shortage.filter(|shortage| shortage.lasts(now)) {
             Some(shortage) => (ApiState::Busy, Some(shortage.since)),
             None => (ApiState::Served, None),
         }
     }
+
+    /// Why the API is in this state: a problem's code, or `upstream_503`.
+    fn code(&self, state: ApiState) -> Option<String> {
+        match state {
+            ApiState::Served => None,
+            ApiState::NoToken => self.without_token.map(str::to_owned),
+            ApiState::Refusing => Some("header_required".to_owned()),
+            ApiState::Unreachable => self.outage.map(|outage| outage.error.code().as_str().to_owned()),
+            ApiState::Failing if self.unauthorized_since.is_some() => Some("upstream_401".to_owned()),
+            ApiState::Failing => self.last_error.clone(),
+            ApiState::Busy => Some("too_many_requests_in_flight".to_owned()),
+        }
+    }
 }
 
 /// An API's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ApiStanding {
     /// The state.
     pub state: ApiState,
+    /// Why it is so, where it is not as it should be: a problem's code, or `upstream_503`.
+    pub code: Option<String>,
     /// When it began.
     pub since: Moment,
     /// The same by the wall clock as it was then, so that every reader gets the same time.
@@ -127,8 +150,8 @@ impl ApiStates {
         self.0.send_if_modified(|known| {
             let present: BTreeMap<String, ApiStanding> = symptoms
                 .map(|(name, symptoms)| {
-                    let standing = standing(known.get(name).copied(), symptoms.state(now.moment), now);
-                    standings.push(standing);
+                    let standing = standing(known.get(name), &symptoms, now);
+                    standings.push(standing.clone());
                     (name.to_owned(), standing)
                 })
                 .collect();
@@ -147,12 +170,13 @@ impl ApiStates {
 }
 
 /// The standing that follows `before`. Where nothing tells when the state began, it began now, unless it is the same as before.
-fn standing(before: Option<ApiStanding>, (state, since): (ApiState, Option<Moment>), now: Now) -> ApiStanding {
+fn standing(before: Option<&ApiStanding>, symptoms: &Symptoms, now: Now) -> ApiStanding {
+    let (state, since) = symptoms.state(now.moment);
+    let code = symptoms.code(state);
     let same = before.filter(|before| before.state == state && since.is_none_or(|since| since == before.since));
-    same.unwrap_or_else(|| {
-        let since = since.unwrap_or(now.moment);
-        ApiStanding { state, since, began_at: now.wall_at(since) }
-    })
+    let since = since.unwrap_or(now.moment);
+    let (since, began_at) = same.map_or_else(|| (since, now.wall_at(since)), |same| (same.since, same.began_at));
+    ApiStanding { state, code, since, began_at }
 }
 
 #[cfg(test)]
@@ -170,10 +194,18 @@ mod tests {
         Now { moment: at(seconds), wall: UNIX_EPOCH + Duration::from_secs(seconds) }
     }
 
-    const HEALTHY: Symptoms = Symptoms { has_token: true, refuses_all: false, outage: None, fails: false, shortage: None };
+    const HEALTHY: Symptoms = Symptoms {
+        without_token: None,
+        refuses_all: false,
+        outage: None,
+        unauthorized_since: None,
+        fails: false,
+        last_error: None,
+        shortage: None,
+    };
 
     fn out(since: u64) -> Outage {
-        Outage::begun(at(since), ProxyError::UpstreamTimeout)
+        Outage { since: at(since), error: ProxyError::UpstreamTimeout }
     }
 
     #[test]
@@ -185,9 +217,17 @@ mod tests {
             (Symptoms { shortage: Some(Shortage { since: at(1), last: at(10) }), ..HEALTHY }, (ApiState::Served, None)),
             (Symptoms { shortage: short, fails: true, ..HEALTHY }, (ApiState::Failing, None)),
             (Symptoms { shortage: short, fails: true, outage: Some(out(3)), ..HEALTHY }, (ApiState::Unreachable, Some(at(3)))),
+            (Symptoms { shortage: short, unauthorized_since: Some(at(4)), ..HEALTHY }, (ApiState::Failing, Some(at(4)))),
             (Symptoms { refuses_all: true, outage: Some(out(3)), ..HEALTHY }, (ApiState::Refusing, None)),
             (
-                Symptoms { has_token: false, refuses_all: true, shortage: short, fails: true, outage: Some(out(3)) },
+                Symptoms {
+                    without_token: Some(PENDING),
+                    refuses_all: true,
+                    shortage: short,
+                    fails: true,
+                    outage: Some(out(3)),
+                    ..HEALTHY
+                },
                 (ApiState::NoToken, None),
             ),
         ] {
@@ -203,7 +243,7 @@ mod tests {
             (0, HEALTHY, ApiState::Served, 0, true),
             (1, HEALTHY, ApiState::Served, 0, false),
             (5, Symptoms { outage: Some(out(3)), ..HEALTHY }, ApiState::Unreachable, 3, true),
-            (6, Symptoms { outage: Some(out(3)), has_token: false, ..HEALTHY }, ApiState::NoToken, 6, true),
+            (6, Symptoms { outage: Some(out(3)), without_token: Some(PENDING), ..HEALTHY }, ApiState::NoToken, 6, true),
             (7, Symptoms { outage: Some(out(3)), ..HEALTHY }, ApiState::Unreachable, 3, true),
             // It was reached between two looks.
             (9, Symptoms { outage: Some(out(8)), ..HEALTHY }, ApiState::Unreachable, 8, true),
@@ -213,7 +253,8 @@ mod tests {
         ] {
             changes.mark_unchanged();
             let standings = states.update_by([("a", symptoms)].into_iter(), now(time));
-            assert_eq!(standings, [ApiStanding { state, since: at(since), began_at: now(since).wall }], "{time}");
+            let code = standings[0].code.clone();
+            assert_eq!(standings, [ApiStanding { state, code, since: at(since), began_at: now(since).wall }], "{time}");
             assert_eq!(changes.has_changed().unwrap(), is_told, "{time}");
         }
         assert_eq!(states.update_by(std::iter::empty(), now(20)), []);

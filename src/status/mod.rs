@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 pub use self::api_state::{ApiStanding, ApiState, ApiStates, Symptoms};
 use crate::{
-    account::{Account, AccountSnapshot, StateName},
+    account::{Account, AccountSnapshot, REFUSED_ADVICE, StateName},
     clock::{Clock, Moment, Now},
     logging::{AccessLog, rfc3339},
     metrics::{AccountReading, ApiMetrics, ApiReading, ClientErrorReading, ListenerReading, Readings},
@@ -120,8 +120,6 @@ pub struct ApiTrouble {
     pub api: String,
     /// Its state.
     pub standing: ApiStanding,
-    /// A problem's code, or `upstream_503`.
-    pub code: String,
 }
 
 /// How much a reader may be told.
@@ -263,7 +261,7 @@ impl StatusReader {
         let view = Arc::clone(&self.view.borrow());
         let standings = self.states.update(&view, now);
         let accounts: Vec<_> = view.accounts.iter().map(|account| AccountDocument::of(account, now, detail)).collect();
-        let api = |(api, standing): (&ApiView, _)| {
+        let api = |(api, standing): (&ApiView, &ApiStanding)| {
             let account = accounts.iter().find(|account| account.name == api.account);
             ApiDocument::of(api, standing, account, now, detail)
         };
@@ -273,7 +271,7 @@ impl StatusReader {
             phase: self.phase.borrow().as_str().to_owned(),
             uptime_seconds: now.moment.since(self.started).as_secs(),
             now: rfc3339(now.wall),
-            apis: view.apis.iter().zip(standings).map(api).collect(),
+            apis: view.apis.iter().zip(&standings).map(api).collect(),
             accounts,
             telemetry: self.telemetry.map(|address| address.to_string()),
         }
@@ -290,21 +288,12 @@ impl StatusReader {
         }
     }
 
-    /// The APIs of `view` that are not served, with their codes, in its order; those without a token are left to their accounts.
+    /// The APIs of `view` that are not served as they should be, in its order.
     #[must_use]
     pub fn troubles(&self, view: &View, now: Now) -> Vec<ApiTrouble> {
-        let standings = self.states.update(view, now);
-        let trouble = |(api, standing): (&ApiView, ApiStanding)| {
-            let code = match standing.state {
-                ApiState::NoToken | ApiState::Served => return None,
-                ApiState::Refusing => Some("header_required".to_owned()),
-                ApiState::Unreachable => api.health.outage().map(|outage| outage.error.code().as_str().to_owned()),
-                ApiState::Failing => api.metrics.last_error().map(|error| error.code),
-                ApiState::Busy => Some("too_many_requests_in_flight".to_owned()),
-            };
-            Some(ApiTrouble { api: api.name.clone(), standing, code: code.unwrap_or_default() })
-        };
-        view.apis.iter().zip(standings).filter_map(trouble).collect()
+        let standings = view.apis.iter().zip(self.states.update(view, now));
+        let troubled = standings.filter(|(_, standing)| standing.state != ApiState::Served);
+        troubled.map(|(api, standing)| ApiTrouble { api: api.name.clone(), standing }).collect()
     }
 
     /// Reads the gauges for metrics. Where files are not named, all Unix sockets are one listener.
@@ -388,6 +377,9 @@ fn readiness(phase: Phase, accounts: impl Iterator<Item = (String, AccountSnapsh
     Readiness { ready: reasons.is_empty(), reasons }
 }
 
+/// The reason while a log-in is under way, which requests wait for.
+pub const PENDING: &str = "token_pending";
+
 /// The reason of an account without a token. Its code is the one that requests get meanwhile.
 fn without_token(state: StateName) -> (&'static str, &'static str) {
     match state {
@@ -395,7 +387,7 @@ fn without_token(state: StateName) -> (&'static str, &'static str) {
         StateName::Rejected => ("login_rejected", "the log-in is refused"),
         StateName::BackingOff => ("login_failing", "the log-in fails, and is tried again"),
         // `Ready` and `Refreshing` are without a token only at the moment when it expires.
-        StateName::LoggingIn | StateName::Ready | StateName::Refreshing => ("token_pending", "the log-in is under way"),
+        StateName::LoggingIn | StateName::Ready | StateName::Refreshing => (PENDING, "the log-in is under way"),
     }
 }
 
@@ -425,10 +417,10 @@ impl AccountDocument {
 }
 
 impl ApiDocument {
-    fn of(api: &ApiView, standing: ApiStanding, account: Option<&AccountDocument>, now: Now, detail: Detail) -> Self {
+    fn of(api: &ApiView, standing: &ApiStanding, account: Option<&AccountDocument>, now: Now, detail: Detail) -> Self {
         let (totals, last_error) = (api.metrics.totals(), api.metrics.last_error());
         let time = |moment| Some(rfc3339(now.wall_at(moment)));
-        let (reason, advice) = trouble(api, standing.state).unzip();
+        let (reason, advice) = trouble(api, standing).unzip();
         let of_account = account.filter(|_| standing.state == ApiState::NoToken).and_then(|account| account.advice.clone());
         Self {
             state: Some(standing.state.as_str().to_owned()),
@@ -451,10 +443,13 @@ impl ApiDocument {
     }
 }
 
+/// What to do while most answers are failures.
+const FAILING_ADVICE: &str = "ask CarePortals, with the `request_id` of a failed call from the log";
+
 /// What is wrong with an API in this state, and what to do; `docs/runbook.md` says more. Where a token is missing, the account's
 /// own advice comes first.
-fn trouble(api: &ApiView, state: ApiState) -> Option<(String, &'static str)> {
-    match state {
+fn trouble(api: &ApiView, standing: &ApiStanding) -> Option<(String, &'static str)> {
+    match standing.state {
         ApiState::Served => None,
         ApiState::NoToken => Some(("no token".to_owned(), "see the account")),
         ApiState::Refusing => Some((
@@ -463,10 +458,12 @@ fn trouble(api: &ApiView, state: ApiState) -> Option<(String, &'static str)> {
         )),
         ApiState::Unreachable => api.health.outage().map(|outage| (outage.error.in_brief(), outage.error.advice())),
         ApiState::Failing => {
-            let code = api.metrics.last_error().map(|error| error.code);
-            let status = code.as_deref().and_then(|code| code.strip_prefix("upstream_")?.parse::<u16>().ok());
-            let reason = status.map_or_else(|| "5xx, cut short, or of no use".to_owned(), |status| format!("status {status}"));
-            Some((reason, "ask CarePortals, with the `request_id` of a failed call from the log"))
+            let status = standing.code.as_deref().and_then(|code| code.strip_prefix("upstream_")?.parse::<u16>().ok());
+            Some(match status {
+                Some(status) if status < 500 => (format!("status {status} and no other"), REFUSED_ADVICE),
+                Some(status) => (format!("status {status}"), FAILING_ADVICE),
+                None => ("5xx, cut short, or of no use".to_owned(), FAILING_ADVICE),
+            })
         }
         ApiState::Busy => Some((
             format!("{} requests in flight, which is the limit", api.request_limit.most()),
@@ -670,11 +667,17 @@ mod tests {
     fn a_busy_api_names_its_limit_and_a_failing_one_its_upstream() {
         let status = reader(Phase::Running, &[("a", &[])], &[]);
         let view = Arc::clone(&status.view.borrow());
-        let told = |state| trouble(&view.apis[0], state).map(|(reason, _)| reason);
-        assert_eq!(told(ApiState::Served), None);
-        assert_eq!(told(ApiState::NoToken).as_deref(), Some("no token"));
-        assert_eq!(told(ApiState::Unreachable), None, "it was reached meanwhile");
-        assert_eq!(told(ApiState::Failing).as_deref(), Some("5xx, cut short, or of no use"));
-        assert_eq!(told(ApiState::Busy).as_deref(), Some("7 requests in flight, which is the limit"));
+        let told = |state, code: Option<&str>| {
+            let (code, now) = (code.map(str::to_owned), status.clock.now());
+            let standing = ApiStanding { state, code, since: now.moment, began_at: now.wall };
+            trouble(&view.apis[0], &standing).map(|(reason, _)| reason)
+        };
+        assert_eq!(told(ApiState::Served, None), None);
+        assert_eq!(told(ApiState::NoToken, None).as_deref(), Some("no token"));
+        assert_eq!(told(ApiState::Unreachable, None), None, "it was reached meanwhile");
+        assert_eq!(told(ApiState::Failing, None).as_deref(), Some("5xx, cut short, or of no use"));
+        assert_eq!(told(ApiState::Failing, Some("upstream_503")).as_deref(), Some("status 503"));
+        assert_eq!(told(ApiState::Failing, Some("upstream_401")).as_deref(), Some("status 401 and no other"));
+        assert_eq!(told(ApiState::Busy, None).as_deref(), Some("7 requests in flight, which is the limit"));
     }
 }

@@ -8,7 +8,7 @@ use crate::{
     account::{AccountSnapshot, AccountTrouble, LoginError, StateName},
     clock::Now,
     logging::rfc3339,
-    status::{ApiState, ApiTrouble, Phase, View},
+    status::{ApiState, ApiTrouble, PENDING, Phase, View},
 };
 
 /// At most this many accounts, and as many APIs, are named one by one.
@@ -38,13 +38,19 @@ fn serving(
     refused: Option<usize>,
     now: Now,
 ) -> String {
-    let broken = troubles.iter().filter(|trouble| trouble.standing.state != ApiState::Busy).count();
+    let is_broken = |trouble: &&ApiTrouble| match trouble.standing.state {
+        ApiState::NoToken => trouble.standing.code.as_deref() != Some(PENDING),
+        state => state != ApiState::Busy,
+    };
+    let broken = troubles.iter().filter(is_broken).count();
     let mut status_text = match apis - broken.min(apis) {
         working if broken == 0 => format!("Serving {}", count(working, "API")),
         0 => "Not working".to_owned(),
         working => format!("Serving {working} of {}", count(apis, "API")),
     };
-    for ApiTrouble { api, standing, code } in troubles.iter().take(NAMED_MAX) {
+    // Those without a token are left to their accounts.
+    let named = troubles.iter().filter(|trouble| trouble.standing.state != ApiState::NoToken);
+    for ApiTrouble { api, standing } in named.take(NAMED_MAX) {
         let what = match standing.state {
             ApiState::Refusing => "refuses every request",
             ApiState::Unreachable => "can't reach CarePortals",
@@ -52,7 +58,7 @@ fn serving(
             ApiState::Busy => "refuses requests",
             ApiState::NoToken | ApiState::Served => continue,
         };
-        let since = time_of_day(standing.began_at, now.wall);
+        let (since, code) = (time_of_day(standing.began_at, now.wall), standing.code.as_deref().unwrap_or_default());
         // Writing to a string can't fail.
         let _ = write!(status_text, "; {api} {what} ({code}) since {since}");
     }
@@ -82,7 +88,10 @@ fn in_words(snapshot: &AccountSnapshot, now: Now) -> String {
         Some(StateName::LoggedOut) => "logged out".to_owned(),
         Some(_) if snapshot.trouble(now.moment) == Some(AccountTrouble::TokenRefused) => {
             let since = snapshot.trouble_since(now).map(|at| format!(" since {}", time(at))).unwrap_or_default();
-            format!("logs in, but its tokens are refused{since}")
+            match code {
+                "" => format!("logs in, but its tokens are refused{since}"),
+                code => format!("can't log in ({code}), and its token is refused{since}"),
+            }
         }
         Some(StateName::LoggingIn) => "logging in".to_owned(),
         Some(StateName::Ready) => format!("ready{until}"),
@@ -169,8 +178,9 @@ mod tests {
     #[test]
     fn an_api_that_is_not_served_comes_before_the_accounts() {
         let trouble = |api: &str, state, code: &str| {
-            let standing = ApiStanding { state, since: Moment::new(Duration::ZERO), began_at: UNIX_EPOCH };
-            ApiTrouble { api: api.to_owned(), standing, code: code.to_owned() }
+            let code = Some(code.to_owned());
+            let standing = ApiStanding { state, code, since: Moment::new(Duration::ZERO), began_at: UNIX_EPOCH };
+            ApiTrouble { api: api.to_owned(), standing }
         };
         let ready = [("default", account(Some(StateName::Ready), Some(1), None, false))];
         let said = |apis, troubles: &[ApiTrouble]| serving(apis, troubles, &ready, None, NOW);
@@ -190,5 +200,9 @@ mod tests {
             said(3, &both)
         );
         assert!(said(1, &both[1..]).starts_with("Serving 1 API; emr refuses requests"));
+        for (code, starts) in [("login_failing", "Not working; account default"), (PENDING, "Serving 1 API; account default")] {
+            let without = said(1, &[trouble("default", ApiState::NoToken, code)]);
+            assert!(without.starts_with(starts), "{without}");
+        }
     }
 }

@@ -47,7 +47,7 @@ struct ApiSteps {
     name: String,
     /// The requests that ended in each step.
     requests: Vec<u64>,
-    /// How many of them were answered by a 5xx.
+    /// How many of them were answered by a 5xx, or had their answer cut by the upstream.
     errors: Vec<u64>,
     /// The median duration; null where there was no request.
     p50_ms: Vec<Option<f64>>,
@@ -105,7 +105,7 @@ impl ApiSteps {
                 (None, _) | (_, None) => (Totals::default(), Totals::default()),
             };
             steps.requests.push(after.requests.saturating_sub(before.requests));
-            steps.errors.push(after.errors.saturating_sub(before.errors));
+            steps.errors.push((after.errors + after.cut).saturating_sub(before.errors + before.cut));
             let of = |part, scale, times: fn(&Totals) -> &Buckets| {
                 quantile(part, scale, times(&before), times(&after)).map(milliseconds)
             };

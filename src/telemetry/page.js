@@ -91,14 +91,14 @@ function verdict(accounts, apis) {
   const broken = accounts.filter((each) => !each.view.works), ending = accounts.filter((each) => each.view.ends), shaky = accounts.filter((each) => each.view.tone === "warn");
   if (broken.length) return outage(broken, accounts.length > broken.length ? "Partly working: " : "Not working: ", say);
   if (ending.length) return say("bad", "Token ends", `About to stop working: ${renewal(ending)}, and little is left of it.`, advised(ending[0]), ending[0].view.book);
+  const refused = accounts.filter((each) => each.view.refused);
+  if (refused.length) return say("bad", "Refused", `${accounts.length > refused.length ? "Partly working" : "Not working"}: CarePortals refuses the token with every answer to ${names(refused)}, since ${clock(moment(refused[0].since), moment(shown.now)).slice(0, -3)}.`, advised(refused[0]), refused[0].view.book);
   for (const [state, what, tab, book] of [["refusing", "every request is refused", "Refusing", "Nothing succeeds"], ["unreachable", "CarePortals can’t be reached", "Unreachable", "Upstream unreachable"], ["failing", "most answers of CarePortals are errors", "Failing", "Errors"]]) {
     const hit = apis.filter((each) => each.state === state);
     if (!hit.length) continue;
     const some = apis.some((each) => !NOT_SERVED.includes(each.state));
     return say("bad", tab, `${some ? "Partly working" : "Not working"}: ${what}${apis.length > 1 ? ` by ${names(hit)}` : ""} (${hit[0].reason ?? hit[0].last_error}), since ${clock(moment(hit[0].since), moment(shown.now)).slice(0, -3)}.`.replace("errors by", "errors for"), hit[0].advice ?? "", book);
   }
-  const refused = accounts.filter((each) => each.view.refused);
-  if (refused.length) return say("bad", "Refused", `${accounts.length > refused.length ? "Partly working" : "Not working"}: CarePortals refuses the token with every answer to ${names(refused)}, since ${clock(moment(refused[0].since), moment(shown.now)).slice(0, -3)}.`, advised(refused[0]), refused[0].view.book);
   if (shaky.length) return say("warn", "Attention", `Working for now, but ${renewal(shaky)}.`, advised(shaky[0]), shaky[0].view.book);
   const busy = apis.filter((each) => each.state === "busy");
   if (busy.length) return say("warn", "Busy", `Working, but requests to ${names(busy)} are refused: too many at once.`, busy[0].advice ?? "", "Saturated");
@@ -272,7 +272,7 @@ function apiRow(api) {
     note.hidden = !api.last_error;
     mark(note, "data-tone", view.tone);
     const codes = Object.entries(api.errors_by_code ?? {}).sort((one, other) => other[1] - one[1]).map(([code, count]) => `${tally(count)} ${code}`).join(", ");
-    put(fault, `Last error ${ago(at - moment(api.last_error_at))}: ${api.last_error}. Since the start: ${codes}.`);
+    put(fault, `Last error ${ago(at - moment(api.last_error_at))}: ${api.last_error}.${codes && ` Since the start: ${codes}.`}`);
     advice.hidden = !api.advice || api.state === "no_token" || said.endsWith(api.advice);
     putCode(advice, `What to do: ${api.advice}`);
     put(where, `at ${(api.listen ?? []).join(", ")}`);

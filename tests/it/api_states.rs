@@ -4,7 +4,9 @@ use careportals_simulator::{LoginFault, Simulator};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Setup, Sidecar, held, simulator, until, until_some};
+use std::time::Duration;
+
+use crate::harness::{Answer, Request, Setup, Sidecar, held, let_time_pass, never, simulator, until, until_some};
 
 /// A sidecar with telemetry and a control socket, and one of its log-ins done.
 fn observed(simulator: &Simulator, set: impl FnOnce(&mut Setup)) -> Sidecar {
@@ -90,6 +92,77 @@ fn an_api_that_refuses_every_request_for_want_of_the_required_value_says_so_unti
     until_state(&sidecar, "served");
     std::fs::remove_file(&file).unwrap();
     until_state(&sidecar, "refusing");
+}
+
+/// An app that waits for less than `response_timeout` never sees a 504.
+#[test]
+fn an_upstream_that_answers_no_client_before_it_gives_up_is_unreachable() {
+    let simulator = simulator();
+    let sidecar = observed(&simulator, |_| {});
+    let before = simulator.control().counts().requests;
+    simulator.control().hold_requests(true);
+    let give_up = |path: &str, after: Duration| {
+        let mut clients = [sidecar.connect(), sidecar.connect()];
+        for client in &mut clients {
+            client.write(&Request::get(path).head());
+        }
+        let_time_pass("both clients wait for an answer", after);
+    };
+    give_up("/users", Duration::from_millis(300));
+    until("their requests are over", || api(&sidecar)["in_flight"] == 0);
+    assert_eq!(api(&sidecar)["state"], "served", "they were in a hurry");
+    give_up("/users", Duration::from_millis(1100));
+    let api = until_state(&sidecar, "unreachable");
+    assert_eq!(json!([api["reason"], api["errors"]]), json!(["HTTP response timeout", 0]));
+    assert_eq!(is_reached(&sidecar).as_deref(), Some("0"));
+    assert!(sidecar.wait_for_log("the upstream can't be reached").contains("upstream_timeout"));
+    simulator.control().hold_requests(false);
+    assert_eq!(sidecar.get("/users/account").status, 200);
+    until_state(&sidecar, "served");
+    assert!(simulator.control().counts().requests > before + 4, "all were sent");
+}
+
+/// Clients that wait in vain for a token, or that do not finish their own requests, tell nothing of the upstream.
+#[test]
+fn clients_that_give_up_for_other_reasons_do_not_make_an_upstream_unreachable() {
+    let simulator = simulator();
+    let sidecar = observed(&simulator, |_| {});
+    let mut clients = [sidecar.connect(), sidecar.connect()];
+    for client in &mut clients {
+        client.write(b"POST /_sim/echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf");
+    }
+    let_time_pass("both clients pause in their bodies", Duration::from_millis(1100));
+    drop(clients);
+    until("their requests are over", || api(&sidecar)["in_flight"] == 0);
+    never("the API is unreachable", Duration::from_millis(300), || api(&sidecar)["state"] != "served");
+}
+
+#[test]
+fn an_api_that_refuses_the_token_with_every_answer_is_failing_though_another_one_takes_it() {
+    let simulator = simulator();
+    let sidecar = {
+        let mut setup = Setup::eager(&simulator);
+        let apis = format!("[apis.default]\n[apis.other]\nupstream = \"{}\"\nlisten = \"127.0.0.1:0\"\n", simulator.base_url());
+        let file = setup.file("two.toml", &apis);
+        setup.variable("CAREPORTALS_CONFIG", file.to_str().unwrap()).with_telemetry().with_control_socket();
+        setup.start()
+    };
+    let states = || {
+        let apis = sidecar.telemetry("/status").json()["apis"].clone();
+        (apis[0].clone(), apis[1]["state"].clone())
+    };
+    until("one has answered with 401s and nothing else for five seconds", || {
+        assert_eq!(sidecar.get("/_sim/always-401").status, 401);
+        assert_eq!(sidecar.connect_to("other").send(&Request::get("/users/account")).status, 200);
+        states().0["state"] == "failing"
+    });
+    let (one, other) = states();
+    assert_eq!(json!([one["reason"], other]), json!(["status 401 and no other", "served"]));
+    assert!(one["advice"].as_str().unwrap().contains("organization"), "{one}");
+    let account = sidecar.telemetry("/status").json()["accounts"][0].clone();
+    assert!(account["trouble"].is_null(), "{account}");
+    assert_eq!(sidecar.get("/users/account").status, 200);
+    assert_eq!(states().0["state"], "served");
 }
 
 #[test]

@@ -97,11 +97,14 @@ fn log_in_server_and_upstream_are_shown_the_certificate_that_they_ask_for() {
                 let files = write(&setup, other);
                 show(&mut setup, &files);
             }
+            let checked = setup.output_of(&["check", "--online"]);
+            assert_eq!(checked.code, Some(1), "{checked:?}");
+            assert!(checked.stdout.contains("wants a client certificate"), "{checked:?}");
             let sidecar = setup.start();
             let answer = sidecar.get("/a");
             assert_eq!((answer.status, answer.problem().as_str()), (502, "tls_failed"), "{answer:?}");
             assert!(sidecar.wait_for_log("the upstream can't be reached").contains("wants a client certificate"));
-            assert_eq!(peer.heard_of(1).words, b"");
+            assert_eq!(peer.heard_of(2).words, b"");
         }
     }
 }

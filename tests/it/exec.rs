@@ -513,6 +513,41 @@ fn orphans_are_reaped_where_our_session_is_led_from_outside_our_pid_namespace() 
     assert_eq!(status.code(), Some(6), "{errors}");
 }
 
+/// The kernel drops a signal to a container's first process that has no handler for it.
+#[test]
+fn a_containers_first_process_that_is_told_to_stop_while_it_reads_its_settings_stops() {
+    let simulator = simulator();
+    let mut setup = setup(&simulator);
+    let settings = setup.dir.path().join("pipe.toml");
+    rustix::fs::mkfifoat(rustix::fs::CWD, &settings, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR).unwrap();
+    setup.variable("CAREPORTALS_CONFIG", settings.to_str().unwrap());
+    let Some(mut command) = in_a_pid_namespace(&setup) else {
+        eprintln!("skipped: this user may not make a PID namespace");
+        return;
+    };
+    command.args(["--", "sh", "-c", "trap 'exit 7' TERM; read _ & wait; exit 8"]);
+    let run = Executing::spawn(&mut command, setup);
+    // It opens when the other side reads.
+    let mut written = std::fs::OpenOptions::new().write(true).open(&settings).unwrap();
+    let first = child_of(run.pid());
+    kill_process(first, Signal::TERM).unwrap();
+    written.write_all(b"\n").unwrap();
+    drop(written);
+    let (status, _, errors) = run.end();
+    assert!(matches!(status.code(), Some(1 | 7 | 143)), "{status:?}: {errors}");
+}
+
+/// The only child of a process.
+fn child_of(parent: Pid) -> Pid {
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
+    let stats = processes.filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok());
+    let of_parent = |stat: &String| {
+        stat.rsplit_once(')').is_some_and(|(_, rest)| rest[3..].starts_with(&format!("{} ", parent.as_raw_pid())))
+    };
+    let stat = stats.into_iter().find(of_parent).expect("it has a child");
+    Pid::from_raw(stat.split(' ').next().unwrap().parse().unwrap()).unwrap()
+}
+
 #[test]
 fn a_program_that_leaves_processes_behind_all_the_time_keeps_its_status() {
     let simulator = simulator();

@@ -69,7 +69,7 @@ fn systemd_is_told_ready_once_clients_are_accepted_and_how_each_account_is() {
     let messages = systemd.until("STATUS=Serving 1 API; account default ready, token until ");
     assert!(!is_said(&messages, "READY=1"), "once is enough: {messages:?}");
     sidecar.signal(Signal::USR1);
-    systemd.until("STATUS=Serving 1 API; account default logged out");
+    systemd.until("STATUS=Not working; account default logged out");
 }
 
 #[test]
@@ -79,7 +79,7 @@ fn a_log_in_that_fails_is_told_by_its_code() {
     let mut setup = Setup::new(&simulator);
     let systemd = Systemd::new(&mut setup);
     let _sidecar = setup.start();
-    let messages = systemd.until("STATUS=Serving 1 API; account default rejected (login_refused), next attempt ");
+    let messages = systemd.until("STATUS=Not working; account default rejected (login_refused), next attempt ");
     assert!(is_said(&messages, "READY=1"), "a log-in that fails is no failed start: {messages:?}");
 }
 

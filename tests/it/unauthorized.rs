@@ -371,6 +371,16 @@ fn an_account_whose_tokens_are_all_refused_is_not_said_to_work_until_one_is_take
     assert!(began.elapsed() > Duration::from_secs(4));
     assert!(trouble()["since"].is_string() && trouble()["advice"].is_string(), "{}", trouble());
     assert_eq!(trouble()["usable"], true, "{}", trouble());
+    let api = sidecar.telemetry("/status").json()["apis"][0].clone();
+    assert_eq!((&api["state"], &api["reason"]), (&"failing".into(), &"status 401 and no other".into()), "{api}");
+    simulator.control().set_login_fault(Some(LoginFault::Status(500)));
+    until("the log-in fails, too", || {
+        is_upstreams_401(&sidecar.get("/_sim/always-401"));
+        !trouble()["last_error"].is_null()
+    });
+    assert_eq!(trouble()["trouble"], "token_refused", "that makes nothing better: {}", trouble());
+    simulator.control().set_login_fault(None);
+    until("it logs in again", || trouble()["last_error"].is_null());
     assert_eq!(sidecar.get("/users/account").status, 200);
     assert!(trouble()["trouble"].is_null(), "{}", trouble());
 }

@@ -250,7 +250,7 @@ fn what_happened_is_told_in_a_few_words() {
             "certificate not accepted: it is for another name",
         ),
         (connect(ConnectError::Egress(EgressError::Refused)), "egress proxy: connection refused"),
-        (connect(ConnectError::Egress(EgressError::Denied(403))), "egress proxy: destination unavailable"),
+        (connect(ConnectError::Egress(EgressError::Denied(403))), "egress proxy: it answered CONNECT with 403"),
         (ProxyError::UpstreamTimeout, "HTTP response timeout"),
     ] {
         assert_eq!(error.in_brief(), expected);

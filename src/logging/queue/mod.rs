@@ -44,6 +44,8 @@ struct QueueState {
     bytes: usize,
     /// Lines dropped since the last report.
     unreported: u64,
+    /// The writer has failed, and nothing was written since.
+    fails: bool,
     /// No more lines are taken.
     closed: bool,
     ended: bool,
@@ -121,8 +123,13 @@ impl Queue {
                     self.settle(&entry, &outcome);
                     unflushed = true;
                 }
-                // A report that can't be written is lost; `dropped` still counts the lines.
-                LogWork::Report(lines) => unflushed = writer.write_all(&report(lines)).is_ok(),
+                LogWork::Report(lines) => {
+                    let outcome = writer.write_all(&report(lines));
+                    let mut state = self.lock();
+                    state.fails = outcome.is_err();
+                    state.unreported += if state.fails { lines } else { 0 };
+                    unflushed = true;
+                }
                 LogWork::Flush => {
                     // A failure can't be reported, and another attempt at once would spin.
                     let _ = writer.flush();
@@ -139,7 +146,8 @@ impl Queue {
         loop {
             // The writer keeps up again once half of the queue is free. Without this, a slow writer would report after each line.
             let keeps_up = state.bytes <= self.capacity.bytes / 2 && state.entries.len() <= self.capacity.entries / 2;
-            if state.unreported > 0 && keeps_up {
+            // While it fails, the next line is the attempt.
+            if state.unreported > 0 && keeps_up && !state.fails {
                 return LogWork::Report(mem::take(&mut state.unreported));
             }
             if let Some(entry) = state.entries.pop_front() {
@@ -158,8 +166,9 @@ impl Queue {
     fn settle(&self, entry: &QueuedLines, outcome: &io::Result<()>) {
         let mut state = self.lock();
         state.bytes -= entry.text.len();
-        if outcome.is_err() {
-            // Standard output is gone, and there is no other place to report that.
+        state.fails = outcome.is_err();
+        if state.fails {
+            // There is no other place to report that.
             state.unreported += entry.lines;
             self.dropped.fetch_add(entry.lines, Ordering::Relaxed);
         }

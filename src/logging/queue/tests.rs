@@ -144,3 +144,36 @@ fn lines_of_a_failed_write_are_counted_and_later_lines_are_written() {
     assert_eq!(reader.recv().unwrap(), "next");
     assert!(queue.close(LONG));
 }
+
+/// A writer like a file on a disk that is full for so many writes.
+struct Full {
+    failures: u32,
+    written: mpsc::Sender<String>,
+}
+
+impl Write for Full {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        if self.failures > 0 {
+            self.failures -= 1;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let _ = self.written.send(String::from_utf8_lossy(text).into_owned());
+        Ok(text.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn lines_that_a_full_disk_did_not_take_are_reported_once_it_takes_some() {
+    let (written, lines) = mpsc::channel();
+    let queue = Queue::new(SMALL);
+    for text in ["a", "b", "c"] {
+        queue.send(text.as_bytes(), 1);
+    }
+    queue.start(Full { failures: 2, written }, report).unwrap();
+    assert!(queue.close(LONG));
+    assert_eq!(lines.iter().collect::<Vec<_>>(), ["c", "lost 2"]);
+}

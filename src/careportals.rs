@@ -22,17 +22,6 @@ pub enum Preset {
     Public,
 }
 
-/// Where a preset logs in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PresetLogin {
-    /// A path under the API's own upstream.
-    Path(&'static str),
-    /// The URL of another API.
-    Url(&'static str),
-    /// It has no log-in.
-    Off,
-}
-
 impl Preset {
     /// All presets, in the order of the documentation.
     pub const ALL: [Self; 5] = [Self::Careportals, Self::Patient, Self::Crm, Self::Emr, Self::Public];
@@ -67,15 +56,16 @@ impl Preset {
         }
     }
 
-    /// The place where credentials are exchanged for a token.
+    /// The place where credentials are exchanged for a token, as `login_url` has it: a path under the API's own upstream, the URL
+    /// of another API, or `off`.
     #[must_use]
-    pub const fn login(self) -> PresetLogin {
+    pub const fn login(self) -> &'static str {
         match self {
-            Self::Careportals => PresetLogin::Path("/patient/auth"),
-            Self::Patient => PresetLogin::Path("/auth/login"),
-            Self::Crm => PresetLogin::Path("/auth"),
-            Self::Emr => PresetLogin::Url("https://crm-api.portals.care/auth"),
-            Self::Public => PresetLogin::Off,
+            Self::Careportals => "/patient/auth",
+            Self::Patient => "/auth/login",
+            Self::Crm => "/auth",
+            Self::Emr => "https://crm-api.portals.care/auth",
+            Self::Public => "off",
         }
     }
 }
@@ -133,8 +123,8 @@ mod tests {
     #[test]
     fn every_log_in_path_of_a_preset_is_refused_to_clients() {
         for preset in Preset::ALL {
-            if let PresetLogin::Path(path) = preset.login() {
-                assert!(LOGIN_PATHS.contains(&path));
+            if preset.login().starts_with('/') {
+                assert!(LOGIN_PATHS.contains(&preset.login()));
             }
         }
     }

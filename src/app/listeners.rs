@@ -196,7 +196,7 @@ pub(super) fn skipped(api: &Api, open: &[Listener]) -> impl Iterator<Item = Sock
 
 /// The largest `max_connections` of the APIs: a connection is accepted before it says which API it is for.
 fn max_connections(config: &Config, apis: &[usize]) -> usize {
-    apis.iter().map(|api| config.apis[*api].limits.max_connections).max().unwrap_or_default()
+    apis.iter().map(|api| config.apis[*api].max_connections).max().unwrap_or_default()
 }
 
 /// The passed sockets for an API: those with its name, or else those that no API's name fits.
@@ -336,7 +336,7 @@ impl Limits {
     /// Shares the descriptors out. Where they do not suffice for what the settings want, the log says so once.
     pub(super) fn of(config: &Config, apis_by_listener: &[Vec<usize>], workers: usize, descriptors: Descriptors) -> Self {
         let wanted = apis_by_listener.iter().map(|apis| max_connections(config, apis)).collect();
-        let requests = config.apis.iter().map(|api| api.limits.max_requests).collect();
+        let requests = config.apis.iter().map(|api| api.max_requests).collect();
         let demand = Demand { workers, without_place: WITHOUT_PLACE, connections: wanted, requests };
         let (connections, requests) = descriptors.share(&demand);
         if (&connections, &requests) != (&demand.connections, &demand.requests) {

@@ -374,8 +374,8 @@ impl Workers {
 /// The largest limits of a listener's APIs: which API a connection is for is known only once its first head has come.
 fn connection_limits<'a>(apis: impl Iterator<Item = &'a config::Api>) -> ConnectionLimits {
     let granted = |api: &config::Api| ConnectionLimits {
-        head_bytes: api.limits.max_header_bytes,
-        head_lines: api.limits.max_headers,
+        head_bytes: api.max_header_bytes,
+        head_lines: api.max_headers,
         head_timeout: api.timeouts.head,
         client_idle: api.timeouts.client_idle,
         client_stall: api.timeouts.client_stall,

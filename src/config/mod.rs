@@ -18,13 +18,13 @@ use tracing_subscriber::filter::Targets;
 pub(crate) use self::source::tests::fixture;
 pub use self::source::{
     account::{Account, Login},
-    api::{AllowedHosts, Api, Cookies, Http2, Limits, RequireHeader, Timeouts, UpstreamSettings},
+    api::{AllowedHosts, Api, Cookies, Http2, RequireHeader, Timeouts, UpstreamSettings},
     top_level::{
         ClientCertificate, ControlSocket, Hardening, Log, LogFormat, NamedRoots, Reloadable, RestartOnly, RuntimeDirectories,
         Tls, TlsVersion,
     },
 };
-pub use crate::origin::{Egress, EgressProxy, Endpoint, Exception, Origin, Scheme, reachable};
+pub use crate::origin::{BaseUrl, Egress, EgressProxy, Endpoint, Exception, Origin, Scheme, reachable};
 use crate::{path::LoginPaths, secret::Secret};
 
 /// Health and metrics are served here, unless `telemetry_listen` says otherwise.
@@ -108,20 +108,6 @@ impl fmt::Debug for Source {
             Self::File(path) => f.debug_tuple("File").field(path).finish(),
             Self::Command(words) => f.debug_tuple("Command").field(&words.first()).finish(),
         }
-    }
-}
-
-/// A base URL: requests are sent below it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Upstream {
-    pub origin: Origin,
-    /// The path before that of each request, without a trailing slash; empty for none.
-    pub base_path: String,
-}
-
-impl fmt::Display for Upstream {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", self.origin, self.base_path)
     }
 }
 

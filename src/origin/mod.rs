@@ -21,6 +21,29 @@ pub struct Endpoint {
     pub target: PathAndQuery,
 }
 
+/// A base URL: requests are sent below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseUrl {
+    pub origin: Origin,
+    /// The path before that of each request, without a trailing slash; empty for none.
+    pub base_path: String,
+}
+
+impl BaseUrl {
+    /// The URL of a path below it. `None`: the whole path is too long for a request.
+    #[must_use]
+    pub fn endpoint(&self, path: &str) -> Option<Endpoint> {
+        let target = PathAndQuery::try_from(format!("{}{path}", self.base_path)).ok()?;
+        Some(Endpoint { origin: self.origin.clone(), target })
+    }
+}
+
+impl fmt::Display for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.origin, self.base_path)
+    }
+}
+
 /// A server: scheme, host and port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {

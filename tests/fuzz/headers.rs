@@ -7,7 +7,7 @@
 use std::cell::OnceCell;
 
 use careportals_sidecar::{
-    config::{Cookies, Origin, RequireHeader, Scheme, Upstream},
+    config::{BaseUrl, Cookies, Origin, RequireHeader, Scheme},
     metrics::Format,
     path::{Prefix, is_canonical},
     proxy::{
@@ -47,7 +47,7 @@ pub fn check(input: &[u8]) {
     let rules = with_config(|config| {
         let api = &mut config.apis[0];
         let origin = Origin { scheme: Scheme::Https, host: HOST.to_owned(), rooted: false, port: 443 };
-        api.upstream = Upstream { origin, base_path: input.base.clone() };
+        api.upstream = BaseUrl { origin, base_path: input.base.clone() };
         api.prefix.clone_from(&input.prefix);
         api.cookies = if input.cookies_pass { Cookies::Pass } else { Cookies::Strip };
         api.headers.clone_from(&input.fixed);

@@ -8,8 +8,8 @@ use http::{HeaderName, HeaderValue};
 
 use super::{
     kinds::{
-        AccountName, BaseUrl, Between, Count, HeaderSource, Hosts, Id, List, Listeners, Mode, OneOf, Optional, PathPrefix,
-        PathWord, RequestHeaders, RequestRule, RequiredHeaderName, Size, Switch, Text, WebOrigin, words,
+        AccountName, Between, Count, HeaderSource, Hosts, Id, List, Listeners, Mode, OneOf, Optional, PathPrefix, PathWord,
+        RequestHeaders, RequestRule, RequiredHeaderName, Size, Switch, Text, UpstreamUrl, WebOrigin, words,
     },
     measures::{DAY, HOUR, KIB, MIB, MINUTE},
     reader::{SettingsReader, built, table},
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     careportals::Preset,
-    config::{AccountId, Listen, Origin, Source, Upstream},
+    config::{AccountId, BaseUrl, Listen, Origin, Source},
     path::{Prefix, Rule},
 };
 
@@ -30,7 +30,7 @@ table! {
     /// Account whose token it sends.
     account: AccountName = "default";
     /// Base URL; may carry a path prefix.
-    upstream: Optional<BaseUrl>, Documented("from the preset");
+    upstream: Optional<UpstreamUrl>, Documented("from the preset");
     /// TCP addresses, `unix:/path` or `systemd`; port 0 binds a free port.
     listen: Listeners = ["127.0.0.1:2273", "[::1]:2273"];
     /// Allows addresses other than loopback in `listen`.
@@ -147,7 +147,7 @@ built! {
         /// The account whose bearer it sends.
         account: AccountId = Some(account),
         /// Requests are sent below this URL.
-        upstream: Upstream = api.upstream.get()?,
+        upstream: BaseUrl = api.upstream.get()?,
         /// Clients connect to these addresses.
         listen: Vec<Listen> = listeners(api),
         /// Whether `listen` may name other than loopback addresses. Of sockets that are passed in, that shows only at start.
@@ -180,19 +180,11 @@ built! {
         allow_uids: Vec<u32> = api.allow_uids.get(),
         allow_gids: Vec<u32> = api.allow_gids.get(),
         connections: UpstreamSettings = UpstreamSettings::of(api),
-        limits: Limits = Limits::of(api),
-        timeouts: Timeouts = Timeouts::of(api),
-    }
-}
-
-built! {
-    /// Limits of one API: counts, and sizes in bytes.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    Limits of (api: &ApiEntry) {
         max_requests: usize = api.max_requests.get(),
         max_connections: usize = api.max_connections.get(),
         max_header_bytes: usize = api.max_header_bytes.get(),
         max_headers: usize = api.max_headers.get(),
+        timeouts: Timeouts = Timeouts::of(api),
     }
 }
 
@@ -237,11 +229,9 @@ impl ApiEntry {
 
 /// The listeners. A built-in address is not required, since the machine may lack its address family.
 fn listeners(api: &ApiEntry) -> Option<Vec<Listen>> {
-    let mut listeners = api.listen.get()?;
-    for listener in &mut listeners {
-        if let Listen::Tcp { required, .. } = listener {
-            *required = api.listen.is_written();
-        }
-    }
-    Some(listeners)
+    let judged = |listener| match listener {
+        Listen::Tcp { address, .. } => Listen::Tcp { address, required: api.listen.is_written() },
+        other => other,
+    };
+    Some(api.listen.get()?.into_iter().map(judged).collect())
 }

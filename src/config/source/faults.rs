@@ -50,7 +50,7 @@ impl fmt::Display for ValueOrigin {
 }
 
 /// What is said of a key that there is not.
-const NO_SUCH_KEY: &str = "no such key";
+pub(super) const NO_SUCH_KEY: &str = "no such key";
 
 /// A fault: the daemon does not start, or does not reload, with it.
 pub type Fault = Finding;
@@ -152,10 +152,6 @@ impl Diagnostic {
         Self { message: message.into(), hint: None, further: Vec::new() }
     }
 
-    pub(super) fn no_such_key() -> Self {
-        Self::new(NO_SUCH_KEY)
-    }
-
     pub(super) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
@@ -178,15 +174,10 @@ impl Diagnostic {
 
 /// Collects the values, or else all that is wrong with them.
 pub(super) fn all<T>(outcomes: impl Iterator<Item = Result<T, Diagnostic>>) -> Result<Vec<T>, Diagnostic> {
-    let (mut values, mut wrong): (Vec<T>, Option<Diagnostic>) = (Vec::new(), None);
-    for outcome in outcomes {
-        match (outcome, &mut wrong) {
-            (Ok(value), _) => values.push(value),
-            (Err(next), Some(first)) => first.further.push(next),
-            (Err(first), None) => wrong = Some(first),
-        }
-    }
-    wrong.map_or(Ok(values), Err)
+    let mut wrong = Vec::new();
+    let values = outcomes.filter_map(|outcome| outcome.map_err(|found| wrong.push(found)).ok()).collect();
+    let mut wrong = wrong.into_iter();
+    wrong.next().map_or(Ok(values), |first| Err(Diagnostic { further: wrong.collect(), ..first }))
 }
 
 /// Returns a diagnostic unless the condition holds.

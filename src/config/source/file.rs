@@ -9,7 +9,7 @@ use serde_json::Value;
 use toml_edit::{ArrayOfTables, Document, Item, TableLike};
 
 use super::{
-    faults::{Diagnostic, Fault, ValueOrigin, nearest, printable},
+    faults::{Diagnostic, Fault, NO_SUCH_KEY, ValueOrigin, nearest, printable},
     layers::{Layers, Leaf},
     setting::{Key, Section},
     toml::{Form, json_of},
@@ -76,13 +76,12 @@ impl FileReader<'_> {
     fn key(&mut self, section: Section, entry: &str, name: &str, item: &Item, line: usize) {
         let path = format!("{entry}{name}");
         let group = format!("{name}.");
+        let members: Vec<&str> = section.keys().iter().filter_map(|key| key.name.strip_prefix(&group)).collect();
         if let Some(key) = section.find(name) {
             let (value, origin) = (self.value(key, item), self.origin(line));
             self.layers.leaves.push(Leaf { path, value, origin });
-        } else if section.keys().iter().any(|key| key.name.starts_with(&group)) {
-            let members =
-                section.keys().iter().filter_map(|key| key.name.strip_prefix(&group)).collect::<Vec<_>>().join(" = …, ");
-            let hint = format!("write {name} = {{ {members} = … }}");
+        } else if !members.is_empty() {
+            let hint = format!("write {name} = {{ {} = … }}", members.join(" = …, "));
             if let Some(table) = self.table(item, line, &path, Diagnostic::new("expected a table").hint(&hint)) {
                 if table.is_empty() && name == "require_header" {
                     // It looks like a protection, and nothing would be required.
@@ -156,7 +155,7 @@ pub(super) fn is_name(name: &str) -> bool {
 
 /// Says that there is no such key, and which one may be meant.
 fn unknown(section: Section, name: &str, item: &Item) -> Diagnostic {
-    let wrong = Diagnostic::no_such_key();
+    let wrong = Diagnostic::new(NO_SUCH_KEY);
     if let Some(table) = item.as_table_like().filter(|_| section == Section::TopLevel) {
         let entry = table.iter().next().filter(|(_, item)| item.is_table_like()).map_or("NAME", |(entry, _)| entry);
         let known = ["accounts", "apis"].map(|group| format!("[{group}.{entry}]"));

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     careportals::Preset,
-    config::{AllowedHosts, ControlSocket, Listen, Log, RuntimeDirectories, Source, Upstream},
+    config::{AllowedHosts, BaseUrl, ControlSocket, Listen, Log, RuntimeDirectories, Source},
     path::{Prefix, Rule},
     secret::Secret,
 };
@@ -75,12 +75,11 @@ kinds! {
     Between<const MIN, const MAX> => Duration, ranged("duration", MIN, MAX, show_duration), Text, matching("^([0-9]+(ms|s|m|h|d))+$"),
         |value, _| within(duration(value)?, MIN, MAX, show_duration).map(Duration::from_millis);
     /// A base URL, whose path is canonical.
-    BaseUrl => Upstream, "URL", Text, some_text(), |value, _| url::upstream(text(value)?);
+    UpstreamUrl => BaseUrl, "URL", Text, some_text(), |value, _| url::upstream(text(value)?);
     /// A URL or a path.
     UrlOrPath => Address, "URL or path", Text, some_text(), |value, _| url::address(text(value)?);
     /// A URL or a path, or `off`.
-    LoginUrl => Address, "URL, path or `off`", Text, some_text(),
-        |value, _| if value == "off" { Ok(Address::Off) } else { url::address(text(value)?) };
+    LoginUrl => Address, "URL, path or `off`", Text, some_text(), |value, _| url::address_or_off(text(value)?);
     /// Addresses where clients connect, each named once.
     Listeners => Vec<Listen>, "list of addresses", Compound, some_list(&some_text()), |value, _| listeners(value);
     /// One TCP address, or `off`.
@@ -235,11 +234,11 @@ impl<T: Worded> Kind for OneOf<T> {
     }
 
     fn read(value: &Value, _: &Environment) -> Result<T, Diagnostic> {
-        let (words, values): (Vec<&str>, Vec<T>) = T::all().into_iter().unzip();
+        let words: Vec<&str> = T::all().into_iter().map(|(word, _)| word).collect();
         let Value::String(written) = value else { return Err(mismatch(&format!("{} in quotes", all_quoted(&words)), value)) };
-        let found = words.iter().zip(values).find(|(word, _)| **word == written);
         let wrong = || Diagnostic::new(format!("{} is none of {}", shown(written), all_quoted(&words)));
-        found.map(|(_, value)| value).ok_or_else(|| wrong().did_you_mean(written, words.iter().copied()))
+        let found = T::all().into_iter().find(|(word, _)| word == written).map(|(_, value)| value);
+        found.ok_or_else(|| wrong().did_you_mean(written, words.iter().copied()))
     }
 }
 

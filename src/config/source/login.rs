@@ -2,8 +2,6 @@
 //!
 //! Pure.
 
-use http::uri::PathAndQuery;
-
 use super::{
     account::AccountEntry,
     api::ApiEntry,
@@ -11,10 +9,7 @@ use super::{
     setting::{EffectiveValue, Findings, Setting},
     url::{self, Address},
 };
-use crate::{
-    careportals::PresetLogin,
-    config::{Endpoint, Scheme, Upstream},
-};
+use crate::config::{BaseUrl, Endpoint, Scheme};
 
 /// Where an account logs in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +59,7 @@ pub(super) fn refresh(account: &AccountEntry, apis: &[ApiEntry], is_known: bool,
 /// Whether the account logs in, wherever that is. Then a missing user name is a fault in any case.
 pub(super) fn is_certain(account: &AccountEntry, apis: &[ApiEntry]) -> bool {
     let own = own(account, apis);
-    let logs_in = |api: &&ApiEntry| api.preset.known().is_some_and(|preset| preset.login() != PresetLogin::Off);
+    let logs_in = |api: &&ApiEntry| api.preset.known().is_some_and(|preset| preset.login() != "off");
     !own.is_empty() && own.iter().all(logs_in)
 }
 
@@ -76,16 +71,15 @@ fn own<'a>(account: &AccountEntry, apis: &'a [ApiEntry]) -> Vec<&'a ApiEntry> {
 /// `own`: the APIs that use the account, and whether the account of each API is known.
 fn resolve(setting: &Setting<Option<Address>>, address: &Address, own: (&[&ApiEntry], bool), findings: &mut Findings) -> Choice {
     let choice = match (address, own.0) {
-        (Address::Off, _) => Choice::Off,
-        (Address::Absolute(endpoint), _) => Choice::At(endpoint.clone()),
-        (Address::Path(path), [api]) => api.upstream.set().map_or(Choice::Unknown, |upstream| under(upstream, path.path())),
-        (Address::Path(_), []) if !own.1 => Choice::Unknown,
-        (Address::Path(_), own) => {
-            let count = if own.is_empty() { "no API uses it" } else { "several APIs use it" };
-            let wrong = Diagnostic::new(format!("a path needs an account with exactly one API, and {count}"));
-            findings.fault(setting, wrong.hint("write an absolute URL"));
+        (Address::Path(_), [] | [_, _, ..]) => {
+            if !own.0.is_empty() || own.1 {
+                let count = if own.0.is_empty() { "no API uses it" } else { "several APIs use it" };
+                let wrong = Diagnostic::new(format!("a path needs an account with exactly one API, and {count}"));
+                findings.fault(setting, wrong.hint("write an absolute URL"));
+            }
             Choice::Unknown
         }
+        (address, own) => at(address, own.first().and_then(|api| api.upstream.set())),
     };
     if matches!(&choice, Choice::At(Endpoint { origin, .. }) if origin.scheme == Scheme::Http && !origin.is_loopback()) {
         findings.fault(setting, Diagnostic::new("never goes over plain http to anything but loopback").hint("use https"));
@@ -97,21 +91,12 @@ fn resolve(setting: &Setting<Option<Address>>, address: &Address, own: (&[&ApiEn
 fn agreed(own: &[&ApiEntry]) -> Result<Choice, Diagnostic> {
     let mut agreed: Option<(&str, Choice)> = None;
     for api in own {
-        let (Some(preset), Some(upstream)) = (api.preset.get(), api.upstream.set()) else {
-            return Ok(Choice::Unknown);
-        };
-        let choice = match preset.login() {
-            PresetLogin::Off => Choice::Off,
-            PresetLogin::Path(path) => under(upstream, path),
-            PresetLogin::Url(url) if url::upstream(preset.upstream()).as_ref() == Ok(upstream) => match url::address(url) {
-                Ok(Address::Absolute(endpoint)) => Choice::At(endpoint),
-                _ => Choice::Unknown,
-            },
-            PresetLogin::Url(_) => {
-                let why = format!("needed, since API `{}` has the preset `{}` with another upstream", api.name, preset.name());
-                return Err(Diagnostic::new(why).hint("set `login_url`"));
-            }
-        };
+        let (Some(preset), Some(upstream)) = (api.preset.get(), api.upstream.set()) else { return Ok(Choice::Unknown) };
+        let address = url::address_or_off(preset.login())?;
+        let is_known = !matches!(address, Address::Absolute(_)) || url::upstream(preset.upstream()).as_ref() == Ok(upstream);
+        let wrong = || format!("needed, since API `{}` has the preset `{}` with another upstream", api.name, preset.name());
+        ensure!(is_known, wrong(), hint = "set `login_url`");
+        let choice = at(&address, Some(upstream));
         let (other, earlier) = agreed.get_or_insert((&api.name, choice.clone()));
         let wrong = || format!("APIs `{other}` and `{}` of this account do not agree on a log-in", api.name);
         ensure!(*earlier == choice, wrong(), hint = "set `login_url`, or give each API its own account");
@@ -120,7 +105,11 @@ fn agreed(own: &[&ApiEntry]) -> Result<Choice, Diagnostic> {
     agreed.map(|(_, choice)| choice).ok_or_else(|| wrong().hint("remove it, or set its `login_url`"))
 }
 
-fn under(upstream: &Upstream, path: &str) -> Choice {
-    let target = PathAndQuery::try_from(format!("{}{path}", upstream.base_path));
-    target.map_or(Choice::Unknown, |target| Choice::At(Endpoint { origin: upstream.origin.clone(), target }))
+/// What an address means for an API with this upstream.
+fn at(address: &Address, upstream: Option<&BaseUrl>) -> Choice {
+    match address {
+        Address::Off => Choice::Off,
+        Address::Absolute(endpoint) => Choice::At(endpoint.clone()),
+        Address::Path(path) => upstream.and_then(|api| api.endpoint(path.path())).map_or(Choice::Unknown, Choice::At),
+    }
 }

@@ -53,7 +53,7 @@ pub use self::{
     setting::{EffectiveValue, Setting},
 };
 use self::{
-    faults::Diagnostic,
+    faults::{Diagnostic, NO_SUCH_KEY},
     layers::{Layers, Leaf, Merged},
     named_variables::{CONFIG, CREDENTIALS_DIRECTORY},
     reader::SettingsReader,
@@ -119,20 +119,18 @@ pub fn load(input: Input) -> Loaded {
     let Input { environment, defaults, .. } = input;
     let file = layers.file.take();
     if let Some(fault) = layers.unusable.take() {
-        let faults = [fault].into_iter().chain(faults_beside_file(layers, &environment, defaults)).collect();
+        let faults = [fault].into_iter().chain(faults_beside_file(layers, &environment)).collect();
         return Loaded { faults, file, ..Loaded::default() };
     }
     let secret_variables = child_environment::secret_variables(&environment, &layers.leaves);
     let [accounts, apis] = [Section::Account, Section::Api].map(|section| names(section, &layers));
-    let (mut merged, findings) = merge(layers, &accounts, &apis);
-    let judge = |merged: &mut Merged, findings| {
+    let (mut merged, mut findings) = merge(layers, &accounts, &apis);
+    let judge = |merged: &mut Merged, findings: &mut Findings| {
         build::derive_upstreams(merged, &apis);
         let mut reader = SettingsReader { merged, environment: &environment, defaults, findings };
-        let written = Written::read(&mut reader, &accounts, &apis);
-        let mut findings = reader.findings;
-        (build::config(written, &environment, &mut findings), findings)
+        build::config(Written::read(&mut reader, &accounts, &apis), &environment, findings)
     };
-    let (config, mut findings) = judge(&mut merged, findings);
+    let config = judge(&mut merged, &mut findings);
     if config.is_none() && findings.faults.is_empty() {
         // Unreachable as long as `build` names a fault for each value that it misses; never start on a guess.
         findings.faults.push(Fault::new(ValueOrigin::Default, "", Diagnostic::new("the settings are incomplete")));
@@ -146,7 +144,7 @@ pub fn load(input: Input) -> Loaded {
         let all = of_accounts.chain(apis.iter().map(|name| Section::Api.path(name, "account"))).collect();
         let mut without = |faulty| {
             build::leave_out(&mut merged, faulty, &accounts);
-            judge(&mut merged, Findings::default()).0
+            judge(&mut merged, &mut Findings::default())
         };
         (None, config.or_else(|| without(told)).or_else(|| without(all)))
     };
@@ -160,22 +158,17 @@ pub fn load(input: Input) -> Loaded {
 }
 
 /// The faults of variables and flags that are faults whatever the settings file says: unknown names, and values that can't be read.
-fn faults_beside_file(
-    layers: Layers,
-    environment: &Environment,
-    defaults: &'static [(&'static str, &'static str)],
-) -> Vec<Fault> {
-    let Layers { leaves, tables, findings, .. } = layers;
+fn faults_beside_file(layers: Layers, environment: &Environment) -> Vec<Fault> {
+    let Layers { leaves, tables, mut findings, .. } = layers;
     let named = |section| {
         let entries = leaves.iter().map(|leaf| parts(&leaf.path)).filter(|(other, ..)| *other == section);
         entries.map(|(_, entry, _)| entry.to_owned()).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>()
     };
     let [accounts, apis] = [Section::Account, Section::Api].map(named);
     let merged = &Merged::new(tables, &leaves);
-    let mut reader = SettingsReader { merged, environment, defaults, findings };
-    Written::read(&mut reader, &accounts, &apis);
-    egress::read(environment, &mut reader.findings);
-    reader.findings.faults
+    Written::read(&mut SettingsReader { merged, environment, defaults: &[], findings: &mut findings }, &accounts, &apis);
+    egress::read(environment, &mut findings);
+    findings.faults
 }
 
 /// Where a daemon is, as its settings say, for commands that talk to it.
@@ -194,9 +187,10 @@ pub struct DaemonAddress {
 #[must_use]
 pub fn daemon_address(input: &Input) -> DaemonAddress {
     let Layers { leaves, tables, findings, unusable, .. } = read_layers(input);
-    let merged = Merged::new(tables, &leaves);
+    let merged = &Merged::new(tables, &leaves);
     let Input { environment, defaults, .. } = input;
-    let top = TopLevel::read(&mut SettingsReader { merged: &merged, environment, defaults, findings: Findings::default() }, "");
+    let mut unasked = Findings::default();
+    let top = TopLevel::read(&mut SettingsReader { merged, environment, defaults, findings: &mut unasked }, "");
     let Findings { mut faults, warnings, .. } = findings;
     let (mut control, mut telemetry) = (top.control_socket, top.telemetry_listen);
     // What is wrong may be how the user has written the socket, and another daemon may be at the default place.
@@ -233,7 +227,7 @@ fn read_layers(input: &Input) -> Layers {
         let (path, origin) = (path.clone(), ValueOrigin::Flag(format!("--{name}")));
         match key_at(&path) {
             Some(key) => layers.leaves.push(Leaf { path, value: toml::value_of(key.form, value), origin }),
-            None => layers.findings.faults.push(Fault::new(origin, path, Diagnostic::no_such_key())),
+            None => layers.findings.faults.push(Fault::new(origin, path, Diagnostic::new(NO_SUCH_KEY))),
         }
     }
     layers
@@ -267,7 +261,7 @@ fn read_file(input: &Input) -> Result<Option<(PathBuf, String)>, Fault> {
     Err(Fault::new(if origin.is_written() { origin } else { ValueOrigin::File { path, line: 0 } }, "", wrong))
 }
 
-/// The file's names, then those of variables. Where neither has one, that of a flag, or `default`.
+/// The file's names, then those of variables. Where neither has one, `default`, which flags mean too.
 fn names(section: Section, layers: &Layers) -> Vec<String> {
     let mut names: Vec<String> = Vec::new();
     for (_, name) in layers.entries.iter().filter(|(other, _)| *other == section) {
@@ -276,9 +270,7 @@ fn names(section: Section, layers: &Layers) -> Vec<String> {
         }
     }
     if names.is_empty() {
-        let flags = layers.leaves.iter().filter(|leaf| matches!(leaf.origin, ValueOrigin::Flag(_)));
-        let of_flag = flags.map(|leaf| parts(&leaf.path)).find(|(other, ..)| *other == section);
-        names.push(of_flag.map_or("default", |(_, name, _)| name).to_owned());
+        names.push("default".to_owned());
     }
     names
 }
@@ -288,11 +280,8 @@ fn merge(layers: Layers, accounts: &[String], apis: &[String]) -> (Merged, Findi
     let Layers { leaves, tables, mut findings, .. } = layers;
     for Leaf { path, origin, .. } in &leaves {
         let (section, entry, _) = parts(path);
-        let exists = match section {
-            Section::TopLevel => true,
-            Section::Account => accounts.iter().any(|known| known == entry),
-            Section::Api => apis.iter().any(|known| known == entry),
-        };
+        let known = if section == Section::Account { accounts } else { apis };
+        let exists = section == Section::TopLevel || known.iter().any(|known| known == entry);
         // The service manager may offer credentials for other purposes. A directory of credentials gives several values at once.
         let is_offered = *origin == ValueOrigin::Variable(CREDENTIALS_DIRECTORY.to_owned());
         if exists || is_offered || findings.faults.last().is_some_and(|fault| fault.origin == *origin) {

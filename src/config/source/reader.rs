@@ -4,15 +4,13 @@
 //! defaults, the output of `config`, the JSON Schema and `docs/settings.md`. [`built!`] declares the types that the rest of the
 //! program reads.
 
-use std::slice;
-
 use serde_json::{Value, json};
 
 use super::{
     environment::Environment,
     faults::{Diagnostic, Fault, ValueOrigin, Warning},
     layers::Merged,
-    setting::{EffectiveValue, Findings, Key, Setting, Unset},
+    setting::{EffectiveValue, Findings, Key, Kind, Setting, Unset},
     toml::{REDACTED, in_toml, redacted},
 };
 
@@ -21,21 +19,13 @@ pub(super) struct SettingsReader<'a> {
     pub(super) merged: &'a Merged,
     pub(super) environment: &'a Environment,
     /// Defaults that a command has instead of the daemon's, in TOML syntax, by key.
-    pub(super) defaults: &'static [(&'static str, &'static str)],
-    pub(super) findings: Findings,
+    pub(super) defaults: &'a [(&'static str, &'static str)],
+    pub(super) findings: &'a mut Findings,
 }
 
 impl SettingsReader<'_> {
-    /// Reads the setting of the next key. `entry`: the name of the account or API. `read` and `absent`: those of
-    /// its [`Kind`](super::setting::Kind). There is one copy of this function per type of value.
-    pub(super) fn setting<T>(
-        &mut self,
-        entry: &str,
-        keys: &mut slice::Iter<'static, Key>,
-        read: fn(&Value, &Environment) -> Result<T, Diagnostic>,
-        absent: fn(&Environment) -> Option<T>,
-    ) -> Setting<T> {
-        let key = keys.next().expect("there is a key for each field");
+    /// Reads the setting of a key, which is of the kind `K`. `entry`: the name of the account or API.
+    pub(super) fn setting<K: Kind>(&mut self, entry: &str, key: &Key) -> Setting<K::Value> {
         let path = key.section.path(entry, key.name);
         let (written, origin) = self.merged.values.get(&path).cloned().unzip();
         // The variable that sets it gives no text, and that is told.
@@ -47,8 +37,8 @@ impl SettingsReader<'_> {
         let (written, origin) = (written.or_else(|| key.default_value(self.defaults)), origin.unwrap_or(ValueOrigin::Default));
         let place = if origin.is_written() { origin.clone() } else { self.merged.place(&path) };
         let value = match &written {
-            Some(value) => read(value, self.environment),
-            None => absent(self.environment).ok_or_else(|| Diagnostic::new("is missing")),
+            Some(value) => K::read(value, self.environment),
+            None => K::absent(self.environment).ok_or_else(|| Diagnostic::new("is missing")),
         };
         self.show(key, &path, written.as_ref(), &origin, value.is_ok());
         let value = value.map_err(|mut wrong| {
@@ -136,10 +126,10 @@ macro_rules! table {
 
             /// `entry`: the name of the account or API; empty at the top level.
             pub(super) fn read(reader: &mut SettingsReader<'_>, entry: &str) -> Self {
-                let keys = &mut Self::KEYS.iter();
+                let mut keys = Self::KEYS.iter();
                 Self {
                     $($entry: entry.to_owned(),)?
-                    $($field: reader.setting(entry, keys, <$kind as Kind>::read, <$kind as Kind>::absent)),+
+                    $($field: reader.setting::<$kind>(entry, keys.next().expect("there is a key for each field"))),+
                 }
             }
         }

@@ -14,7 +14,7 @@ use super::{
     top_level::TopLevel,
     url::Address,
 };
-use crate::config::{AllowedHosts, Endpoint, Listen, Origin, Scheme, Upstream};
+use crate::config::{AllowedHosts, BaseUrl, Endpoint, Listen, Origin, Scheme};
 
 /// Reports every fault and warning. `choices`: one for each account.
 pub(super) fn check(written: &Written, choices: &[Choice], findings: &mut Findings) {
@@ -85,7 +85,7 @@ fn callers(api: &ApiEntry) -> Option<Diagnostic> {
 
 fn upstream(api: &ApiEntry, top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
     let setting = &api.upstream;
-    let Some(Upstream { origin, .. }) = setting.set() else { return };
+    let Some(BaseUrl { origin, .. }) = setting.set() else { return };
     if origin.scheme == Scheme::Http && !origin.is_loopback() {
         findings.fault(setting, Diagnostic::new("plain http would show the token to the network").hint("use https"));
     } else if origin.scheme == Scheme::Http && api.allow_insecure_upstream.get() == Some(false) {

@@ -13,7 +13,7 @@ use rustls::pki_types::DnsName;
 
 use super::faults::{Diagnostic, ensure, shown};
 use crate::{
-    config::{Endpoint, Listen, Origin, Scheme, Upstream},
+    config::{BaseUrl, Endpoint, Listen, Origin, Scheme},
     path::is_canonical,
 };
 
@@ -29,6 +29,11 @@ pub(super) enum Address {
     Path(PathAndQuery),
     /// A whole URL.
     Absolute(Endpoint),
+}
+
+/// Reads what [`address`] reads, or `off`.
+pub(super) fn address_or_off(text: &str) -> Result<Address, Diagnostic> {
+    if text == "off" { Ok(Address::Off) } else { address(text) }
 }
 
 /// Reads a URL, or a path that starts with `/`.
@@ -120,13 +125,13 @@ pub(super) fn serialized_origin(text: &str) -> Result<String, Diagnostic> {
 }
 
 /// Reads an API's base URL.
-pub(super) fn upstream(text: &str) -> Result<Upstream, Diagnostic> {
+pub(super) fn upstream(text: &str) -> Result<BaseUrl, Diagnostic> {
     let Address::Absolute(Endpoint { origin, target }) = address(text)? else { return Err(no_url()) };
     // A rule judges the base path too, and it judges only what can be read in one way.
     let wrong = "its path is not in canonical form: with `allow` or `deny` each request would be a 400";
     let hint = "leave out `;`, `//` and dots at the end of a segment, and write letters, digits and `-._~` as they are, not percent-encoded";
     ensure!(is_canonical(target.path()), wrong, hint = hint);
-    Ok(Upstream { origin, base_path: target.path().trim_end_matches('/').to_owned() })
+    Ok(BaseUrl { origin, base_path: target.path().trim_end_matches('/').to_owned() })
 }
 
 fn no_url() -> Diagnostic {

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     environment::Environment,
-    faults::{Diagnostic, Fault, ValueOrigin, Warning, nearest},
+    faults::{Diagnostic, Fault, NO_SUCH_KEY, ValueOrigin, Warning, nearest},
     file::is_name,
     layers::{Layers, Leaf},
     named_variables::{self, CONFIG, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY, variable_by_path, variable_of},
@@ -168,7 +168,7 @@ impl VariableReader<'_> {
         let entry = parts.get(1).map_or("default", String::as_str);
         let keys = Section::ALL.into_iter().flat_map(Section::keys);
         let known: Vec<String> = keys.map(|key| variable_by_path(&key.section.path(entry, key.name))).collect();
-        let wrong = Diagnostic::no_such_key();
+        let wrong = Diagnostic::new(NO_SUCH_KEY);
         let wrong = if let Some(whole) = section.keys().iter().find(|known| key.starts_with(&format!("{}.", known.name))) {
             wrong.hint(format!("give `{}` as a whole, in TOML syntax", whole.name))
         } else if section.find(&key).is_some() {

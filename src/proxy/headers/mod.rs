@@ -23,7 +23,7 @@ use request_field::RequestField;
 use super::request_id::X_REQUEST_ID;
 use crate::{
     careportals::ORGANIZATION_HEADER,
-    config::{Api, Cookies, Origin, Upstream},
+    config::{Api, BaseUrl, Cookies, Origin},
 };
 
 /// What the sidecar calls itself in a `Proxy-Status`.
@@ -40,7 +40,7 @@ pub struct HeaderRules {
     cookies: Cookies,
     required: Option<HeaderName>,
     fixed: Vec<(HeaderName, HeaderValue)>,
-    upstream: Upstream,
+    upstream: BaseUrl,
     /// The prefix of the path, without the last slash; empty for none.
     prefix: String,
 }

@@ -175,7 +175,7 @@ fn any_key_is_reachable_by_its_path() {
     assert_eq!(api.listen.len(), 2);
     assert_eq!(api.timeouts.response.as_secs(), 90);
     assert_eq!(api.headers[0].0, "origin");
-    assert_eq!((api.limits.max_requests, api.socket_mode), (7, 0o600));
+    assert_eq!((api.max_requests, api.socket_mode), (7, 0o600));
     assert_eq!(config.reloadable.drain_delay.as_secs(), 5);
     assert!(!config.reloadable.log.access);
 }
@@ -191,7 +191,7 @@ fn a_key_is_reachable_by_its_path_whatever_its_accounts_name_is() {
         let config = sound(load_both(&text, &variables.each_ref().map(|(variable, value)| (variable.as_str(), *value))));
         let login = only_login(&config);
         assert_eq!((login.token_wait.as_secs(), login.username_field.as_str()), (7, "email"), "{name}");
-        assert_eq!(only_api(&config).limits.max_requests, 9, "{name}");
+        assert_eq!(only_api(&config).max_requests, 9, "{name}");
     }
 }
 

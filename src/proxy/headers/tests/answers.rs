@@ -80,7 +80,7 @@ fn leads(upstream: &str, prefix: Option<&str>, location: &str, expected: &str) {
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let authority = HostAndPort::parse(authority.as_bytes()).unwrap();
     let scheme = if scheme == "https" { Scheme::Https } else { Scheme::Http };
-    api.upstream = Upstream {
+    api.upstream = BaseUrl {
         origin: Origin {
             scheme,
             host: String::from_utf8(authority.host.to_vec()).unwrap(),

@@ -12,7 +12,7 @@ use super::{
     *,
 };
 use crate::{
-    config::{AccountId, AllowedHosts, Http2, Limits, RequireHeader, Scheme, Timeouts, UpstreamSettings},
+    config::{AccountId, AllowedHosts, Http2, RequireHeader, Scheme, Timeouts, UpstreamSettings},
     path::Prefix,
 };
 
@@ -22,7 +22,7 @@ pub(in crate::proxy) fn api() -> Api {
     Api {
         name: "default".to_owned(),
         account: AccountId(0),
-        upstream: Upstream {
+        upstream: BaseUrl {
             origin: Origin { scheme: Scheme::Https, host: "api.example.com".to_owned(), rooted: false, port: 443 },
             base_path: String::new(),
         },
@@ -54,7 +54,10 @@ pub(in crate::proxy) fn api() -> Api {
             pool_idle: 15 * second,
             connection_max_age: 300 * second,
         },
-        limits: Limits { max_requests: 1024, max_connections: 4096, max_header_bytes: 65536, max_headers: 256 },
+        max_requests: 1024,
+        max_connections: 4096,
+        max_header_bytes: 65536,
+        max_headers: 256,
         timeouts: Timeouts {
             head: 10 * second,
             response: 60 * second,

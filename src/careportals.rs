@@ -7,66 +7,33 @@
 pub const MOUNTS: [&str; 2] = ["patient", "public"];
 
 /// One of CarePortals' APIs, as named by `preset`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Preset {
-    /// The CarePortals API.
-    #[default]
-    Careportals,
-    /// The Patient API.
-    Patient,
-    /// The CRM API.
-    Crm,
-    /// The EMR API, which accepts the CRM API's token.
-    Emr,
-    /// The storefront API, which needs no token.
-    Public,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Preset {
+    /// The name in settings.
+    pub name: &'static str,
+    /// The production base URL.
+    pub upstream: &'static str,
+    /// The place where credentials are exchanged for a token, as `login_url` has it: a path under the API's own upstream, the
+    /// URL of another API, or `off`.
+    pub login: &'static str,
 }
 
+/// All presets, in the order of the documentation.
+pub const PRESETS: [Preset; 5] = [
+    Preset { name: "careportals", upstream: "https://api.careportals.com", login: "/patient/auth" },
+    Preset { name: "patient", upstream: "https://patient-api.portals.care", login: "/auth/login" },
+    Preset { name: "crm", upstream: "https://crm-api.portals.care", login: "/auth" },
+    // It accepts the CRM API's token.
+    Preset { name: "emr", upstream: "https://emr-api.portals.care", login: "https://crm-api.portals.care/auth" },
+    // The storefront API needs no token.
+    Preset { name: "public", upstream: "https://public-api.portals.care", login: "off" },
+];
+
 impl Preset {
-    /// All presets, in the order of the documentation.
-    pub const ALL: [Self; 5] = [Self::Careportals, Self::Patient, Self::Crm, Self::Emr, Self::Public];
-
-    /// The name in settings.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Careportals => "careportals",
-            Self::Patient => "patient",
-            Self::Crm => "crm",
-            Self::Emr => "emr",
-            Self::Public => "public",
-        }
-    }
-
     /// The preset of that name.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|preset| preset.name() == name)
-    }
-
-    /// The production base URL.
-    #[must_use]
-    pub const fn upstream(self) -> &'static str {
-        match self {
-            Self::Careportals => "https://api.careportals.com",
-            Self::Patient => "https://patient-api.portals.care",
-            Self::Crm => "https://crm-api.portals.care",
-            Self::Emr => "https://emr-api.portals.care",
-            Self::Public => "https://public-api.portals.care",
-        }
-    }
-
-    /// The place where credentials are exchanged for a token, as `login_url` has it: a path under the API's own upstream, the URL
-    /// of another API, or `off`.
-    #[must_use]
-    pub const fn login(self) -> &'static str {
-        match self {
-            Self::Careportals => "/patient/auth",
-            Self::Patient => "/auth/login",
-            Self::Crm => "/auth",
-            Self::Emr => "https://crm-api.portals.care/auth",
-            Self::Public => "off",
-        }
+        PRESETS.into_iter().find(|preset| preset.name == name)
     }
 }
 
@@ -113,18 +80,18 @@ mod tests {
 
     #[test]
     fn every_preset_is_found_by_its_name_and_speaks_https() {
-        for preset in Preset::ALL {
-            assert_eq!(Preset::from_name(preset.name()), Some(preset));
-            assert!(preset.upstream().starts_with("https://"));
+        for preset in PRESETS {
+            assert_eq!(Preset::from_name(preset.name), Some(preset));
+            assert!(preset.upstream.starts_with("https://"));
         }
         assert_eq!(Preset::from_name("staging"), None);
     }
 
     #[test]
     fn every_log_in_path_of_a_preset_is_refused_to_clients() {
-        for preset in Preset::ALL {
-            if preset.login().starts_with('/') {
-                assert!(LOGIN_PATHS.contains(&preset.login()));
+        for preset in PRESETS {
+            if preset.login.starts_with('/') {
+                assert!(LOGIN_PATHS.contains(&preset.login));
             }
         }
     }

@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::{
     kinds::{
-        AccountName, Between, Count, HeaderSource, Hosts, Id, List, Listeners, Mode, OneOf, Optional, PathPrefix, PathWord,
+        AccountName, Between, Count, HeaderSource, Hosts, Id, List, Listeners, Mode, Optional, PathPrefix, PathWord, PresetName,
         RequestHeaders, RequestRule, RequiredHeaderName, Size, Switch, Text, UpstreamUrl, WebOrigin, words,
     },
     measures::{DAY, HOUR, KIB, MIB, MINUTE},
@@ -16,7 +16,6 @@ use super::{
     setting::{Key, Kind, Section, Setting, Unset},
 };
 use crate::{
-    careportals::Preset,
     config::{AccountId, BaseUrl, Listen, Origin, Source},
     path::{Prefix, Rule},
 };
@@ -26,7 +25,7 @@ table! {
     ApiEntry { name } of Api;
 
     /// Which API this is: sets `upstream` and the account's `login_url`.
-    preset: OneOf<Preset> = "careportals";
+    preset: PresetName = "careportals";
     /// Account whose token it sends.
     account: AccountName = "default";
     /// Base URL; may carry a path prefix.
@@ -46,7 +45,7 @@ table! {
     /// Fixed headers that each request gets.
     headers: RequestHeaders = {};
     /// Whether cookies pass, in both directions.
-    cookies: OneOf<Cookies> = "strip";
+    cookies: Cookies = "strip";
     /// Hosts that clients may name besides loopback's and upstream's, without port; `*` for any.
     allowed_hosts: Hosts = [];
     /// Origins of web pages that may call.
@@ -70,7 +69,7 @@ table! {
     /// Allows plain http to a loopback upstream.
     allow_insecure_upstream: Switch = false;
     /// Protocol towards upstream; `auto` offers HTTP/2.
-    http2: OneOf<Http2> = "off";
+    http2: Http2 = "off";
     /// Bytes of a request's body that are kept to send it again.
     replay_buffer: Size<0, { 64 * MIB }> = "64KiB";
     /// Whether `Idempotency-Key` makes a request safe to send again.

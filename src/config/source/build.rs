@@ -28,9 +28,9 @@ use crate::{
 pub(super) fn derive_upstreams(merged: &mut Merged, apis: &[String]) {
     for api in apis {
         let written = merged.values.get(&format!("apis.{api}.preset"));
-        let preset = written.map_or(Some(Preset::default()), |(name, _)| name.as_str().and_then(Preset::from_name));
-        if let Some(preset) = preset {
-            let upstream = (Value::from(preset.upstream()), ValueOrigin::Preset);
+        let name = written.map_or(Some("careportals"), |(name, _)| name.as_str());
+        if let Some(preset) = name.and_then(Preset::from_name) {
+            let upstream = (Value::from(preset.upstream), ValueOrigin::Preset);
             merged.values.entry(format!("apis.{api}.upstream")).or_insert(upstream);
         }
     }
@@ -108,8 +108,7 @@ fn account(entry: &mut AccountEntry, choice: Choice, refresh_url: Option<Endpoin
         Choice::Off => None,
         Choice::Unknown => return None,
         Choice::At(url) => {
-            let username = required(&mut entry.username, findings);
-            let password = required(&mut entry.password, findings);
+            let [username, password] = [&mut entry.username, &mut entry.password].map(|source| required(source, findings));
             Some(Login::of(entry, url, refresh_url, username?, password?)?)
         }
     };

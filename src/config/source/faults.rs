@@ -209,7 +209,7 @@ const SYNONYMS: &str = "log_level=log loglevel=log port=listen host=listen bind=
                         credentials=credentials_dir credentials_directory=credentials_dir";
 
 /// Finds the name that was most likely meant: a synonym's, or one of which at most a third differs.
-pub(super) fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+pub(super) fn nearest<N: AsRef<str>>(written: &str, known: impl Iterator<Item = N>) -> Option<N> {
     let folded = |name: &str| name.to_lowercase().replace('-', "_");
     let cut = |name: &str| folded(name).chars().take(COMPARED_MAX).collect::<String>();
     // A key alone, or behind the beginning of a variable's name.
@@ -218,8 +218,8 @@ pub(super) fn nearest<'a>(written: &str, known: impl Iterator<Item = &'a str>) -
     let synonym = SYNONYMS.split(' ').filter_map(|pair| pair.split_once('=')).find(|(word, _)| key[at..] == **word);
     let written = synonym.map_or_else(|| written.to_owned(), |(_, meant)| format!("{}{meant}", &key[..at]));
     known
-        .map(|name| (strsim::osa_distance(&cut(&written), &cut(name)), name))
-        .filter(|(distance, name)| *distance <= (own_length(&folded(&written), &folded(name)) / 3).clamp(1, 4))
+        .map(|name| (strsim::osa_distance(&cut(&written), &cut(name.as_ref())), name))
+        .filter(|(distance, name)| *distance <= (own_length(&folded(&written), &folded(name.as_ref())) / 3).clamp(1, 4))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }

@@ -159,7 +159,7 @@ fn unknown(section: Section, name: &str, item: &Item) -> Diagnostic {
     if let Some(table) = item.as_table_like().filter(|_| section == Section::TopLevel) {
         let entry = table.iter().next().filter(|(_, item)| item.is_table_like()).map_or("NAME", |(entry, _)| entry);
         let known = ["accounts", "apis"].map(|group| format!("[{group}.{entry}]"));
-        if let Some(meant) = nearest(&format!("[{name}.{entry}]"), known.iter().map(String::as_str)) {
+        if let Some(meant) = nearest(&format!("[{name}.{entry}]"), known.into_iter()) {
             return wrong.hint(format!("did you mean `{meant}`?"));
         }
     }
@@ -173,11 +173,7 @@ fn unknown(section: Section, name: &str, item: &Item) -> Diagnostic {
         return wrong.hint(format!("`{}` {}", printable(name), belongs(other)));
     }
     let groups = ["accounts", "apis"].into_iter().filter(|_| section == Section::TopLevel);
-    match nearest(name, sections.into_iter().flat_map(Section::names).chain(groups)) {
-        Some(meant) => match home(meant).filter(|home| *home != section) {
-            Some(other) => wrong.hint(format!("did you mean `{meant}`, which {}?", belongs(other))),
-            None => wrong.hint(format!("did you mean `{meant}`?")),
-        },
-        None => wrong,
-    }
+    let Some(meant) = nearest(name, sections.into_iter().flat_map(Section::names).chain(groups)) else { return wrong };
+    let elsewhere = home(meant).filter(|home| *home != section).map(|other| format!(", which {}", belongs(other)));
+    wrong.hint(format!("did you mean `{meant}`{}?", elsewhere.unwrap_or_default()))
 }

@@ -18,7 +18,7 @@ use super::{
     url::{self, Address},
 };
 use crate::{
-    careportals::Preset,
+    careportals::{PRESETS, Preset},
     config::{AllowedHosts, BaseUrl, ControlSocket, Listen, Log, RuntimeDirectories, Source},
     path::{Prefix, Rule},
     secret::Secret,
@@ -64,6 +64,11 @@ kinds! {
     /// A TOML boolean.
     Switch => bool, "`true` or `false`", Literal, json!({ "type": "boolean" }),
         |value, _| value.as_bool().ok_or_else(|| mismatch("true or false", value));
+    /// `on` or `off`, in quotes.
+    OnOff => bool, one_of(&["on", "off"]).0, Text, one_of(&["on", "off"]).1, |value, _| word(value, &[("on", true), ("off", false)]);
+    /// The name of a preset.
+    PresetName => Preset, one_of(&PRESETS.map(|preset| preset.name)).0, Text, one_of(&PRESETS.map(|preset| preset.name)).1,
+        |value, _| word(value, &PRESETS.map(|preset| (preset.name, preset)));
     /// A whole number within limits.
     Count<const MIN, const MAX> => usize, format!("{MIN} to {MAX}"), Literal, whole(MIN, MAX),
         |value, _| within(number(value)?, MIN, MAX, |n| n.to_string());
@@ -183,26 +188,7 @@ impl<K: Kind> Kind for List<K> {
     }
 }
 
-/// Values that are written as one of several words.
-pub(super) trait Worded: Sized {
-    /// Each word with its value, in the order of the documentation.
-    fn all() -> Vec<(&'static str, Self)>;
-}
-
-/// `on` and `off`, in quotes.
-impl Worded for bool {
-    fn all() -> Vec<(&'static str, Self)> {
-        vec![("on", true), ("off", false)]
-    }
-}
-
-impl Worded for Preset {
-    fn all() -> Vec<(&'static str, Self)> {
-        Self::ALL.into_iter().map(|preset| (preset.name(), preset)).collect()
-    }
-}
-
-/// Declares enums whose variants are words in the settings.
+/// Declares enums whose variants are words in the settings. Each is the kind of its setting.
 macro_rules! words {
     ($($(#[$meta:meta])* $name:ident { $($(#[$variant_meta:meta])* $variant:ident = $word:literal,)+ })+) => {$(
         $(#[$meta])*
@@ -211,9 +197,16 @@ macro_rules! words {
             $($(#[$variant_meta])* $variant,)+
         }
 
-        impl super::kinds::Worded for $name {
-            fn all() -> Vec<(&'static str, Self)> {
-                vec![$(($word, Self::$variant)),+]
+        impl Kind for $name {
+            type Value = Self;
+            const FORM: super::toml::Form = super::toml::Form::Text;
+
+            fn described() -> (String, serde_json::Value) {
+                super::kinds::one_of(&[$($word),+])
+            }
+
+            fn read(value: &serde_json::Value, _: &super::environment::Environment) -> Result<Self, super::faults::Diagnostic> {
+                super::kinds::word(value, &[$(($word, Self::$variant)),+])
             }
         }
     )+};
@@ -221,25 +214,18 @@ macro_rules! words {
 
 pub(super) use words;
 
-/// The kind of a setting that is one of several words.
-pub(super) struct OneOf<T>(T);
+/// The kind of a setting that is one of several words: its name in the documentation, and its JSON Schema.
+pub(super) fn one_of(words: &[&str]) -> (String, Value) {
+    (all_quoted(words), json!({ "enum": words }))
+}
 
-impl<T: Worded> Kind for OneOf<T> {
-    type Value = T;
-    const FORM: Form = Form::Text;
-
-    fn described() -> (String, Value) {
-        let words: Vec<&str> = T::all().into_iter().map(|(word, _)| word).collect();
-        (all_quoted(&words), json!({ "enum": words }))
-    }
-
-    fn read(value: &Value, _: &Environment) -> Result<T, Diagnostic> {
-        let words: Vec<&str> = T::all().into_iter().map(|(word, _)| word).collect();
-        let Value::String(written) = value else { return Err(mismatch(&format!("{} in quotes", all_quoted(&words)), value)) };
-        let wrong = || Diagnostic::new(format!("{} is none of {}", shown(written), all_quoted(&words)));
-        let found = T::all().into_iter().find(|(word, _)| word == written).map(|(_, value)| value);
-        found.ok_or_else(|| wrong().did_you_mean(written, words.iter().copied()))
-    }
+/// Reads one of several words, each of which stands beside its value.
+pub(super) fn word<T: Copy>(value: &Value, all: &[(&str, T)]) -> Result<T, Diagnostic> {
+    let words: Vec<&str> = all.iter().map(|(word, _)| *word).collect();
+    let Value::String(written) = value else { return Err(mismatch(&format!("{} in quotes", all_quoted(&words)), value)) };
+    let wrong = || Diagnostic::new(format!("{} is none of {}", shown(written), all_quoted(&words)));
+    let found = all.iter().find(|(word, _)| word == written).map(|(_, value)| *value);
+    found.ok_or_else(|| wrong().did_you_mean(written, words.iter().copied()))
 }
 
 fn all_quoted(words: &[&str]) -> String {
@@ -279,18 +265,18 @@ fn source(value: &Value, environment: &Environment) -> Result<Source, Diagnostic
     match value {
         Value::String(text) if text.is_empty() => Err(Diagnostic::new("is empty")),
         Value::String(text) => Ok(Source::Value(Secret::from(text.as_str()))),
-        Value::Object(table) => match (table.len(), table.iter().next().map(|(name, value)| (name.as_str(), value))) {
-            (1, Some(("file", path))) => {
-                text(path).map(|path| Source::File(path.into())).map_err(|_| Diagnostic::new("`file` must name a file"))
+        Value::Object(table) => {
+            let wrong = || Diagnostic::new("a source has exactly one of `file`, `env` and `command`").hint(SOURCE_HINT);
+            let (name, value) = table.iter().next().filter(|_| table.len() == 1).ok_or_else(wrong)?;
+            match name.as_str() {
+                "file" => {
+                    text(value).map(|path| Source::File(path.into())).map_err(|_| Diagnostic::new("`file` must name a file"))
+                }
+                "env" => from_variable(value, environment),
+                "command" => command(value).ok_or_else(|| Diagnostic::new(COMMAND_WRONG)),
+                other => Err(wrong().did_you_mean(other, ["file", "env", "command"])),
             }
-            (1, Some(("env", name))) => from_variable(name, environment),
-            (1, Some(("command", words))) => command(words).ok_or_else(|| Diagnostic::new(COMMAND_WRONG)),
-            (count, member) => {
-                let wrong = Diagnostic::new("a source has exactly one of `file`, `env` and `command`").hint(SOURCE_HINT);
-                let name = member.filter(|_| count == 1).map_or("", |(name, _)| name);
-                Err(wrong.did_you_mean(name, ["file", "env", "command"]))
-            }
-        },
+        }
         other => Err(mismatch("text or a source", other).hint(SOURCE_HINT)),
     }
 }

@@ -59,7 +59,7 @@ pub(super) fn refresh(account: &AccountEntry, apis: &[ApiEntry], is_known: bool,
 /// Whether the account logs in, wherever that is. Then a missing user name is a fault in any case.
 pub(super) fn is_certain(account: &AccountEntry, apis: &[ApiEntry]) -> bool {
     let own = own(account, apis);
-    let logs_in = |api: &&ApiEntry| api.preset.known().is_some_and(|preset| preset.login() != "off");
+    let logs_in = |api: &&ApiEntry| api.preset.known().is_some_and(|preset| preset.login != "off");
     !own.is_empty() && own.iter().all(logs_in)
 }
 
@@ -92,9 +92,9 @@ fn agreed(own: &[&ApiEntry]) -> Result<Choice, Diagnostic> {
     let mut agreed: Option<(&str, Choice)> = None;
     for api in own {
         let (Some(preset), Some(upstream)) = (api.preset.get(), api.upstream.set()) else { return Ok(Choice::Unknown) };
-        let address = url::address_or_off(preset.login())?;
-        let is_known = !matches!(address, Address::Absolute(_)) || url::upstream(preset.upstream()).as_ref() == Ok(upstream);
-        let wrong = || format!("needed, since API `{}` has the preset `{}` with another upstream", api.name, preset.name());
+        let address = url::address_or_off(preset.login)?;
+        let is_known = !matches!(address, Address::Absolute(_)) || url::upstream(preset.upstream).as_ref() == Ok(upstream);
+        let wrong = || format!("needed, since API `{}` has the preset `{}` with another upstream", api.name, preset.name);
         ensure!(is_known, wrong(), hint = "set `login_url`");
         let choice = at(&address, Some(upstream));
         let (other, earlier) = agreed.get_or_insert((&api.name, choice.clone()));

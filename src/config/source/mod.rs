@@ -196,9 +196,8 @@ pub fn daemon_address(input: &Input) -> DaemonAddress {
     // What is wrong may be how the user has written the socket, and another daemon may be at the default place.
     let has_no_file = !input.settings_file().1.is_written();
     let is_about_control = |fault: &&Fault| fault.may_mean_control_socket() || (has_no_file && fault.is_about_settings_file());
-    if let Some(fault) =
-        unusable.as_ref().or(faults.iter().chain(&warnings).find(is_about_control)).filter(|_| !control.is_written())
-    {
+    let about_control = unusable.as_ref().or_else(|| faults.iter().chain(&warnings).find(is_about_control));
+    if let Some(fault) = about_control.filter(|_| !control.is_written()) {
         control.value = Err(fault.clone().or_hint("name the daemon's socket with --control-socket"));
     }
     // A healthy daemon may run by settings that were changed since. One by a file that can't be read can't be known at all.
@@ -248,11 +247,9 @@ fn read_file(input: &Input) -> Result<Option<(PathBuf, String)>, Fault> {
         Err(error) if error.kind() == ErrorKind::NotFound && is_optional && !files::has_broken_link(&path) => return Ok(None),
         Ok(Err(_)) => Diagnostic::new(format!("{} is not UTF-8", path.display())),
         Err(error) => {
-            let gone = error.kind() == ErrorKind::NotFound && input.needs_default_file;
-            let hint = if gone {
-                "put it back; to run without it, restart"
-            } else {
-                "correct the path, or give this user the right to read the file"
+            let hint = match error.kind() {
+                ErrorKind::NotFound if input.needs_default_file => "put it back; to run without it, restart",
+                _ => "correct the path, or give this user the right to read the file",
             };
             Diagnostic::new(format!("cannot read {}: {}", path.display(), files::why(&path, &error)))
                 .hint(resources::advice(&error).unwrap_or(hint))

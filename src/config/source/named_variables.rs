@@ -26,13 +26,11 @@ macro_rules! variables {
         /// All of them, in the order of the documentation.
         pub(super) const VARIABLES: &[Variable] = &[$(Variable {
             name: stringify!($name),
-            path: variables!(@path $($path)?),
+            path: [$(Some($path),)? None][0],
             file: variables!(@file $($or_file)?),
             reference: [$doc.trim_ascii(), $default],
         }),+];
     };
-    (@path) => { None };
-    (@path $path:literal) => { Some($path) };
     (@file) => { false };
     (@file or_file) => { true };
 }

@@ -114,12 +114,13 @@ macro_rules! table {
         }
 
         impl $table {
+            // Of what may be left out, the first of two counts: what is written, or what holds without it.
             pub(super) const KEYS: &'static [Key] = &[$(Key {
-                name: table!(@name $field $($name)?),
+                name: [$($name,)? stringify!($field)][0],
                 section: Section::$section,
                 doc: concat!($($doc),+).trim_ascii(),
-                default: table!(@default $($default)?),
-                unset: table!(@unset $($unset $words)?),
+                default: [$(Some(stringify!($default)),)? None][0],
+                unset: [$(Unset::$unset($words),)? Unset::Documented("none")][0],
                 form: <$kind as Kind>::FORM,
                 kind: <$kind as Kind>::described,
             }),+];
@@ -134,12 +135,6 @@ macro_rules! table {
             }
         }
     };
-    (@name $field:ident) => { stringify!($field) };
-    (@name $field:ident $name:literal) => { $name };
-    (@default) => { None };
-    (@default $default:tt) => { Some(stringify!($default)) };
-    (@unset) => { Unset::Documented("none") };
-    (@unset $unset:ident $words:literal) => { Unset::$unset($words) };
 }
 
 /// Declares a type of settings that are right, and how each field is read from what was written. `of` gives `None` as long

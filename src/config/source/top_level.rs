@@ -6,7 +6,7 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use super::{
     environment::Environment,
-    kinds::{AddressOrOff, Between, Count, Filter, Id, List, OneOf, Optional, Path, SocketOrOff, Switch, words},
+    kinds::{AddressOrOff, Between, Count, Filter, Id, List, OnOff, Optional, Path, SocketOrOff, Switch, words},
     measures::HOUR,
     reader::{SettingsReader, built, table},
     setting::{Key, Kind, Section, Setting, Unset},
@@ -20,9 +20,9 @@ table! {
     /// Log filter in tracing's syntax, for the sidecar's own targets; dependencies stay at `warn`.
     log: Filter = "info";
     /// `auto` writes text on a terminal and in systemd's journal, and JSON elsewhere.
-    log_format: OneOf<LogFormat> = "auto";
+    log_format: LogFormat = "auto";
     /// Whether each request gets a log line.
-    access_log: OneOf<bool> = "on";
+    access_log: OnOff = "on";
     /// Address of health and metrics, read-only; any address, or `off`.
     telemetry_listen: AddressOrOff = "127.0.0.1:2274";
     /// Lets `POST /quitquitquit` on the telemetry listener, from this machine, shut the daemon down.
@@ -36,13 +36,13 @@ table! {
     /// Time that requests in flight have to finish.
     drain_timeout: Between<0, HOUR> = "25s";
     /// What the process gives up at start; with `required`, the start fails when a step is missing.
-    hardening: OneOf<Hardening> = "auto";
+    hardening: Hardening = "auto";
     /// PEM file with roots to trust besides the system's.
     ca_file: Optional<Path>;
     /// PEM file with roots to trust instead of the system's.
     ca_only_file: Optional<Path>;
     /// The lowest TLS version accepted.
-    tls_min: OneOf<TlsVersion> = "1.2";
+    tls_min: TlsVersion = "1.2";
     /// PEM file with a client certificate and its chain, shown to servers that ask; read again when it changes.
     tls_cert_file: Optional<Path>;
     /// PEM file with the key of the client certificate, without a passphrase.

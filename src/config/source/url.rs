@@ -140,14 +140,12 @@ fn no_url() -> Diagnostic {
 
 /// Reads one listener: a TCP address, `unix:/path` or `systemd`.
 pub(super) fn listener(entry: &str) -> Result<Listen, Diagnostic> {
-    if entry == "systemd" {
-        return Ok(Listen::Systemd);
+    match entry.strip_prefix("unix:") {
+        Some(path) if path.starts_with('/') => socket_path(entry, path).map(Listen::Unix),
+        Some(_) => Err(Diagnostic::new(format!("{}: the path of a Unix socket must start with `/`", shown(entry)))),
+        None if entry == "systemd" => Ok(Listen::Systemd),
+        None => Ok(Listen::Tcp { address: socket_address(entry)?, required: true }),
     }
-    let Some(path) = entry.strip_prefix("unix:") else {
-        return Ok(Listen::Tcp { address: socket_address(entry)?, required: true });
-    };
-    ensure!(path.starts_with('/'), format!("{}: the path of a Unix socket must start with `/`", shown(entry)));
-    socket_path(entry, path).map(Listen::Unix)
 }
 
 /// Reads the path of a Unix socket, which starts with `/`. `entry`: as it was written.

@@ -43,8 +43,7 @@ fn misspelt(name: &str) -> Option<Warning> {
     let likely = name.to_uppercase().replace('-', "_");
     // Most of an environment need not be compared.
     let may_be_ours = likely.starts_with("CAR") || likely.contains("PORTAL");
-    let names: Vec<String> = if may_be_ours { named_variables::names().map(|(name, ..)| name).collect() } else { Vec::new() };
-    let meant = nearest(&likely, names.iter().map(String::as_str))?;
+    let meant = nearest(&likely, named_variables::names().map(|(name, ..)| name).filter(|_| may_be_ours))?;
     let wrong = Diagnostic::new("no such variable; ignored").hint(format!("did you mean `{meant}`?"));
     Some(Warning::of_variable(name, "", wrong))
 }
@@ -167,13 +166,13 @@ impl VariableReader<'_> {
         // Suggestions as they would be written, group and name included.
         let entry = parts.get(1).map_or("default", String::as_str);
         let keys = Section::ALL.into_iter().flat_map(Section::keys);
-        let known: Vec<String> = keys.map(|key| variable_by_path(&key.section.path(entry, key.name))).collect();
+        let known = keys.map(|key| variable_by_path(&key.section.path(entry, key.name)));
         let wrong = Diagnostic::new(NO_SUCH_KEY);
         let wrong = if let Some(whole) = section.keys().iter().find(|known| key.starts_with(&format!("{}.", known.name))) {
             wrong.hint(format!("give `{}` as a whole, in TOML syntax", whole.name))
         } else if section.find(&key).is_some() {
             wrong.hint("an account's or API's name is made of a-z, 0-9 and `-`")
-        } else if let Some(near) = nearest(self.name, known.iter().map(String::as_str)) {
+        } else if let Some(near) = nearest(self.name, known) {
             wrong.hint(format!("did you mean `{near}`?"))
         } else if let Some(other) = Section::ALL.into_iter().find(|other| other.find(&key).is_some()) {
             // The right key in the wrong place is far from its variable by letters.
@@ -255,13 +254,12 @@ fn members(written: &str, value: &OsStr) -> Option<Vec<(String, String)>> {
 /// Whether Kubernetes wrote the variable. It writes such variables into every container for a service called `careportals` or
 /// `careportals-…`.
 fn is_service_link(name: &str, value: &str) -> bool {
+    // `…_PORT_443_TCP`, `…_PORT_443_TCP_ADDR`.
+    let port = ["_PROTO", "_PORT", "_ADDR"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name);
+    let port = ["_TCP", "_UDP", "_SCTP"].iter().find_map(|end| port.strip_suffix(end)).unwrap_or_default();
+    let number = port.rsplit_once("_PORT_").map_or("", |(_, number)| number);
     name.ends_with("_SERVICE_HOST")
         || name.rsplit_once("_SERVICE_PORT").is_some_and(|(_, rest)| rest.is_empty() || rest.starts_with('_'))
         || name.ends_with("_PORT") && ["tcp://", "udp://", "sctp://"].iter().any(|scheme| value.starts_with(scheme))
-        // `…_PORT_443_TCP`, `…_PORT_443_TCP_ADDR`; the last marker may belong to the ending `_TCP_PORT`.
-        || name.match_indices("_PORT_").any(|(at, marker)| {
-            let rest: Vec<&str> = name[at + marker.len()..].split('_').collect();
-            let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-            matches!(rest[..], [number, "TCP" | "UDP" | "SCTP"] | [number, "TCP" | "UDP" | "SCTP", "PROTO" | "PORT" | "ADDR"] if is_number(number))
-        })
+        || !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
 }

@@ -163,7 +163,7 @@ fn every_default_is_a_right_value_of_its_key() {
 
 #[test]
 fn the_default_preset_is_the_presets_own() {
-    assert_eq!(sound(load_text(ACCOUNT)).apis[0].upstream.origin.to_string(), crate::careportals::Preset::default().upstream());
+    assert_eq!(sound(load_text(ACCOUNT)).apis[0].upstream.origin.to_string(), crate::careportals::PRESETS[0].upstream);
 }
 
 #[test]

@@ -284,7 +284,9 @@ fn api(snapshot: &Snapshot, index: usize, worker: usize, kept: Option<Arc<Upstre
         observed: shared.observed.clone(),
         health: shared.health.clone(),
         meter,
-        timeouts: settings.timeouts,
+        response_timeout: settings.response_timeout,
+        body_idle: settings.body_idle,
+        stream_idle: settings.stream_idle,
         replay_buffer: settings.replay_buffer,
         retry_idempotency_key: settings.retry_idempotency_key,
     })
@@ -376,9 +378,9 @@ fn connection_limits<'a>(apis: impl Iterator<Item = &'a config::Api>) -> Connect
     let granted = |api: &config::Api| ConnectionLimits {
         head_bytes: api.max_header_bytes,
         head_lines: api.max_headers,
-        head_timeout: api.timeouts.head,
-        client_idle: api.timeouts.client_idle,
-        client_stall: api.timeouts.client_stall,
+        head_timeout: api.head_timeout,
+        client_idle: api.client_idle,
+        client_stall: api.client_stall,
         streams: Some(STREAMS),
     };
     let larger = |left: ConnectionLimits, right: ConnectionLimits| ConnectionLimits {

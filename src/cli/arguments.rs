@@ -125,7 +125,7 @@ impl ClientFlags {
 
 impl FileFlag {
     pub(super) fn input(self) -> Input {
-        Input::of_process(self.config, Vec::new())
+        Input::of_process(self.config)
     }
 }
 

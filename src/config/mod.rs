@@ -11,14 +11,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
 
 #[cfg(test)]
 pub(crate) use self::source::tests::fixture;
 pub use self::source::{
     account::{Account, Login},
-    api::{AllowedHosts, Api, Cookies, Http2, RequireHeader, Timeouts, UpstreamSettings},
+    api::{AllowedHosts, Api, Cookies, Http2, RequireHeader, UpstreamSettings},
     top_level::{
         ClientCertificate, ControlSocket, Hardening, Log, LogFormat, NamedRoots, Reloadable, RestartOnly, RuntimeDirectories,
         Tls, TlsVersion,
@@ -145,13 +144,5 @@ impl Log {
         let parts: Vec<&str> = text.split(',').filter(|part| !part.is_empty()).collect();
         let is_balanced = text.matches('[').count() == text.matches(']').count();
         if is_balanced { parts.join(",").parse().ok() } else { None }
-    }
-
-    /// Whether the filter says something of the sidecar's own targets, and means a target by each word that is no level: tracing
-    /// takes such a word for a target, and then logs nothing else.
-    fn is_meant(filter: &str) -> bool {
-        let is_ours = |part: &str| part.parse::<LevelFilter>().is_ok() || part.starts_with("careportals_sidecar");
-        let parts = || filter.split(',').map(str::trim).filter(|part| !part.is_empty());
-        parts().any(is_ours) && parts().all(|part| is_ours(part) || part.contains('='))
     }
 }

@@ -5,7 +5,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use http::{HeaderValue, Method};
@@ -22,7 +22,6 @@ use super::{
 use crate::{
     account::Account,
     clock::{Clock, Jitter},
-    config::Timeouts,
     deadline::Deadlines,
     logging::{AccessLine, AccessWriter},
     metrics::Meter,
@@ -111,8 +110,12 @@ pub struct Api {
     pub health: ApiHealth,
     /// Counts this worker's requests.
     pub meter: Arc<Meter>,
-    /// Time-outs.
-    pub timeouts: Timeouts,
+    /// The time limit from the end of a request's body to the head of its answer.
+    pub response_timeout: Duration,
+    /// How long the sender of a body may be silent.
+    pub body_idle: Duration,
+    /// How long an event stream or a tunnel may be silent.
+    pub stream_idle: Duration,
     /// How many bytes of a request's body are kept to send it again.
     pub replay_buffer: usize,
     /// Whether `Idempotency-Key` makes a request safe to send again.

@@ -268,27 +268,26 @@ impl<'a> Forwarding<'a> {
 
     /// When the first look at the deadline is due: while a body is sent, either side may be silent for `body_idle` only.
     fn first_limit(&self) -> Duration {
-        let timeouts = &self.route.api.timeouts;
-        if self.exchange.upload().is_some() { timeouts.response.min(timeouts.body_idle) } else { timeouts.response }
+        let api = &self.route.api;
+        if self.exchange.upload().is_some() { api.response_timeout.min(api.body_idle) } else { api.response_timeout }
     }
 
     /// The deadline has passed. Tells which side has kept us waiting for too long; if neither has, the deadline moves to when
     /// one will have.
     fn overdue(&self) -> Option<ProxyError> {
         let api = &self.route.api;
-        let timeouts = &api.timeouts;
         let (limit, error) = match self.exchange.upload().map(Upload::waits_for) {
-            None => (timeouts.response, ProxyError::UpstreamTimeout),
+            None => (api.response_timeout, ProxyError::UpstreamTimeout),
             Some((waits_for, since)) => {
                 let (limit, error) = match waits_for {
-                    WaitsFor::Client => (timeouts.body_idle, ProxyError::RequestBodyTimeout),
-                    WaitsFor::Upstream => (timeouts.body_idle, ProxyError::UpstreamTimeout),
-                    WaitsFor::Answer => (timeouts.response, ProxyError::UpstreamTimeout),
+                    WaitsFor::Client => (api.body_idle, ProxyError::RequestBodyTimeout),
+                    WaitsFor::Upstream => (api.body_idle, ProxyError::UpstreamTimeout),
+                    WaitsFor::Answer => (api.response_timeout, ProxyError::UpstreamTimeout),
                 };
                 let (now, due) = (clock::instant(), since + limit);
                 if due > now {
                     // The body may end meanwhile, and then the answer is due sooner.
-                    self.deadline.arm_at(due.min(now + timeouts.response));
+                    self.deadline.arm_at(due.min(now + api.response_timeout));
                     return None;
                 }
                 (limit, error)
@@ -373,7 +372,7 @@ impl<'a> Forwarding<'a> {
         exchange.hide_tokens(&mut head);
         head.version = Version::HTTP_11;
         let event_stream = download::is_event_stream(&head.headers);
-        let idle = if event_stream { api.timeouts.stream_idle } else { api.timeouts.body_idle };
+        let idle = if event_stream { api.stream_idle } else { api.body_idle };
         exchange.head_is_ready(time.total);
         let download = Download::new(&head, body, idle, deadline, exchange);
         Response::from_parts(head, ToClient::Download(Box::new(download)))

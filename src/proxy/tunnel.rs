@@ -70,7 +70,7 @@ pub(super) fn begin(
     exchange.hide_tokens(&mut head);
     headers::upgrade_to_websocket(&mut head.headers);
     // The drain waits for the task, since it waits until the client's connection is closed.
-    tokio::spawn(Tunnel { client, upstream, deadline, idle: api.timeouts.stream_idle, exchange, answer }.run());
+    tokio::spawn(Tunnel { client, upstream, deadline, idle: api.stream_idle, exchange, answer }.run());
     Response::from_parts(head, ToClient::Empty)
 }
 

@@ -183,16 +183,8 @@ built! {
         max_connections: usize = api.max_connections.get(),
         max_header_bytes: usize = api.max_header_bytes.get(),
         max_headers: usize = api.max_headers.get(),
-        timeouts: Timeouts = Timeouts::of(api),
-    }
-}
-
-built! {
-    /// Time limits of one API.
-    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-    Timeouts of (api: &ApiEntry) {
-        head: Duration = api.head_timeout.get(),
-        response: Duration = api.response_timeout.get(),
+        head_timeout: Duration = api.head_timeout.get(),
+        response_timeout: Duration = api.response_timeout.get(),
         body_idle: Duration = api.body_idle.get(),
         stream_idle: Duration = api.stream_idle.get(),
         client_idle: Duration = api.client_idle.get(),

@@ -7,6 +7,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use http::{HeaderName, HeaderValue, StatusCode};
 use serde_json::{Map, Value, json};
+use tracing::level_filters::LevelFilter;
 
 use super::{
     environment::Environment,
@@ -373,7 +374,12 @@ fn mode(text: &str) -> Result<u32, Diagnostic> {
 }
 
 fn filter(text: &str) -> Result<String, Diagnostic> {
+    // tracing takes a word that is no level for a target, and then logs nothing else: the filter must say something of our own
+    // targets, and mean a target by each such word.
+    let is_ours = |part: &str| part.parse::<LevelFilter>().is_ok() || part.starts_with("careportals_sidecar");
+    let parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    let is_meant = parts.iter().any(|part| is_ours(part)) && parts.iter().all(|part| is_ours(part) || part.contains('='));
     let hint = "write `error`, `warn`, `info`, `debug`, `trace` or `info,careportals_sidecar::account=debug`";
-    ensure!(Log::is_meant(text) && Log::parse_filter(text).is_some(), format!("{} is not a filter", shown(text)), hint = hint);
+    ensure!(is_meant && Log::parse_filter(text).is_some(), format!("{} is not a filter", shown(text)), hint = hint);
     Ok(text.to_owned())
 }

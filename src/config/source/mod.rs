@@ -87,9 +87,9 @@ pub struct Input {
 impl Input {
     /// The settings of this process.
     #[must_use]
-    pub fn of_process(config_flag: Option<PathBuf>, flags: Vec<(String, String)>) -> Self {
+    pub fn of_process(config_flag: Option<PathBuf>) -> Self {
         let (default_file, environment) = (PathBuf::from(DEFAULT_FILE), Environment::of_process());
-        Self { config_flag, default_file, needs_default_file: false, flags, environment, defaults: &[] }
+        Self { config_flag, default_file, needs_default_file: false, flags: Vec::new(), environment, defaults: &[] }
     }
 
     /// Files that a later [`load`] reads again, or trust that is loaded after it, besides those that the settings name.

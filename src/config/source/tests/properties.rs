@@ -124,6 +124,6 @@ proptest! {
         let seconds = millis / 1000;
         let text = format!("{seconds}s{}ms", millis % 1000);
         let config = sound(api_with(&format!("head_timeout = \"{text}\"")));
-        prop_assert_eq!(u128::from(millis), config.apis[0].timeouts.head.as_millis());
+        prop_assert_eq!(u128::from(millis), config.apis[0].head_timeout.as_millis());
     }
 }

@@ -6,7 +6,7 @@ use crate::config::{AllowedHosts, Cookies, Hardening, Http2, Source};
 #[test]
 fn durations() {
     for (text, millis) in [("30s", 30_000), ("250ms", 250), ("2m", 120_000), ("1m30s", 90_000)] {
-        assert_eq!(sound(api_with(&format!("head_timeout = \"{text}\""))).apis[0].timeouts.head.as_millis(), millis, "{text}");
+        assert_eq!(sound(api_with(&format!("head_timeout = \"{text}\""))).apis[0].head_timeout.as_millis(), millis, "{text}");
     }
     for text in [
         "\"30\"",

@@ -173,7 +173,7 @@ fn any_key_is_reachable_by_its_path() {
     assert_eq!(serde_json::to_string(&login.extra).unwrap(), r#"{"n":1,"scope":"all"}"#);
     assert_eq!(login.relogin_on.len(), 2);
     assert_eq!(api.listen.len(), 2);
-    assert_eq!(api.timeouts.response.as_secs(), 90);
+    assert_eq!(api.response_timeout.as_secs(), 90);
     assert_eq!(api.headers[0].0, "origin");
     assert_eq!((api.max_requests, api.socket_mode), (7, 0o600));
     assert_eq!(config.reloadable.drain_delay.as_secs(), 5);

@@ -12,7 +12,7 @@ use super::{
     *,
 };
 use crate::{
-    config::{AccountId, AllowedHosts, Http2, RequireHeader, Scheme, Timeouts, UpstreamSettings},
+    config::{AccountId, AllowedHosts, Http2, RequireHeader, Scheme, UpstreamSettings},
     path::Prefix,
 };
 
@@ -58,14 +58,12 @@ pub(in crate::proxy) fn api() -> Api {
         max_connections: 4096,
         max_header_bytes: 65536,
         max_headers: 256,
-        timeouts: Timeouts {
-            head: 10 * second,
-            response: 60 * second,
-            body_idle: 60 * second,
-            stream_idle: 3600 * second,
-            client_idle: 3600 * second,
-            client_stall: 3600 * second,
-        },
+        head_timeout: 10 * second,
+        response_timeout: 60 * second,
+        body_idle: 60 * second,
+        stream_idle: 3600 * second,
+        client_idle: 3600 * second,
+        client_stall: 3600 * second,
     }
 }
 

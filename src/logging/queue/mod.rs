@@ -44,7 +44,7 @@ struct QueueState {
     bytes: usize,
     /// Lines dropped since the last report.
     unreported: u64,
-    /// The writer has failed, and nothing was written since.
+    /// A report could not be written either, and nothing was written since.
     fails: bool,
     /// No more lines are taken.
     closed: bool,
@@ -146,7 +146,7 @@ impl Queue {
         loop {
             // The writer keeps up again once half of the queue is free. Without this, a slow writer would report after each line.
             let keeps_up = state.bytes <= self.capacity.bytes / 2 && state.entries.len() <= self.capacity.entries / 2;
-            // While it fails, the next line is the attempt.
+            // While reports fail, the next line is the attempt.
             if state.unreported > 0 && keeps_up && !state.fails {
                 return LogWork::Report(mem::take(&mut state.unreported));
             }
@@ -166,8 +166,8 @@ impl Queue {
     fn settle(&self, entry: &QueuedLines, outcome: &io::Result<()>) {
         let mut state = self.lock();
         state.bytes -= entry.text.len();
-        state.fails = outcome.is_err();
-        if state.fails {
+        state.fails &= outcome.is_err();
+        if outcome.is_err() {
             // There is no other place to report that.
             state.unreported += entry.lines;
             self.dropped.fetch_add(entry.lines, Ordering::Relaxed);

@@ -173,7 +173,7 @@ fn lines_that_a_full_disk_did_not_take_are_reported_once_it_takes_some() {
     for text in ["a", "b", "c"] {
         queue.send(text.as_bytes(), 1);
     }
-    queue.start(Full { failures: 2, written }, report).unwrap();
+    queue.start(Full { failures: 3, written }, report).unwrap();
     assert!(queue.close(LONG));
     assert_eq!(lines.iter().collect::<Vec<_>>(), ["c", "lost 2"]);
 }

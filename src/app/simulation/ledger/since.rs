@@ -98,7 +98,9 @@ impl Ledger {
         }
         // What was hidden by another state may have begun before.
         let was_hidden = matches!(state_before, "no_token" | "unreachable" | "failing");
-        let is_early = now < before.now - EXACT && !was_hidden;
+        // These are so from the first of several events on, and are known to be so with a later one.
+        let is_found_later = matches!(look.api.reason.as_deref(), Some("status 401 and no other" | "HTTP response timeout"));
+        let is_early = now < before.now - EXACT && !was_hidden && !is_found_later;
         let is_late = now > look.now + EXACT;
         (is_early || is_late).then(|| {
             let apart = now - look.now;

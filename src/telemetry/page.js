@@ -68,6 +68,7 @@ function reading(account) {
     default: return { tone: "off", sign: "none", word: String(account.state), works: account.usable };
   }
 }
+const begun = (each) => clock(moment(each.since), moment(shown.now)).slice(0, -3);
 const advised = (account) => account.advice ?? account.view.advice ?? "";
 
 const sum = (list) => list.reduce((total, each) => total + each, 0);
@@ -81,8 +82,8 @@ function traffic(api) {
   return { step, requests, errors, p50, p99, upstream, own, failing: lately.errors >= 5 && lately.errors > lately.requests / 20 };
 }
 
-// Gives the verdict, what to do, the runbook's section, and the tab's title. Nothing in it counts down: screen readers read each
-// change aloud. What is broken comes first.
+// Gives the verdict, what to do, the runbook's section, and the tab's title. Nothing counts down: screen readers
+// read changes aloud. What is broken comes first.
 function verdict(accounts, apis) {
   const say = (tone, tab, says, todo = "", book = "", sign = tone) => ({ tone, tab, says, todo: todo && (tone === "ok" || /^(Nothing|Requests)/.test(todo) ? todo : `What to do: ${todo}`), book, sign });
   if (shown.phase === "draining") return say("busy", "Draining", "Draining: it finishes what is in flight, then ends.", "Nothing to do if this was meant.", "", "off");
@@ -92,12 +93,12 @@ function verdict(accounts, apis) {
   if (broken.length) return outage(broken, accounts.length > broken.length ? "Partly working: " : "Not working: ", say);
   if (ending.length) return say("bad", "Token ends", `About to stop working: ${renewal(ending)}, and little is left of it.`, advised(ending[0]), ending[0].view.book);
   const refused = accounts.filter((each) => each.view.refused);
-  if (refused.length) return say("bad", "Refused", `${accounts.length > refused.length ? "Partly working" : "Not working"}: CarePortals refuses the token with every answer to ${names(refused)}, since ${clock(moment(refused[0].since), moment(shown.now)).slice(0, -3)}.`, advised(refused[0]), refused[0].view.book);
+  if (refused.length) return say("bad", "Refused", `${accounts.length > refused.length ? "Partly working" : "Not working"}: CarePortals refuses the token with every answer to ${names(refused)}, since ${begun(refused[0])}.`, advised(refused[0]), refused[0].view.book);
   for (const [state, what, tab, book] of [["refusing", "every request is refused", "Refusing", "Nothing succeeds"], ["unreachable", "CarePortals can’t be reached", "Unreachable", "Upstream unreachable"], ["failing", "most answers of CarePortals are errors", "Failing", "Errors"]]) {
     const hit = apis.filter((each) => each.state === state);
     if (!hit.length) continue;
     const some = apis.some((each) => !NOT_SERVED.includes(each.state));
-    return say("bad", tab, `${some ? "Partly working" : "Not working"}: ${what}${apis.length > 1 ? ` by ${names(hit)}` : ""} (${hit[0].reason ?? hit[0].last_error}), since ${clock(moment(hit[0].since), moment(shown.now)).slice(0, -3)}.`.replace("errors by", "errors for"), hit[0].advice ?? "", book);
+    return say("bad", tab, `${some ? "Partly working" : "Not working"}: ${what}${apis.length > 1 ? ` by ${names(hit)}` : ""} (${hit[0].reason ?? hit[0].last_error}), since ${begun(hit[0])}.`.replace("errors by", "errors for"), hit[0].advice ?? "", book);
   }
   if (shaky.length) return say("warn", "Attention", `Working for now, but ${renewal(shaky)}.`, advised(shaky[0]), shaky[0].view.book);
   const busy = apis.filter((each) => each.state === "busy");

@@ -57,6 +57,11 @@ impl Merged {
         Self { values: values.map(|(path, leaf)| (path, (leaf.value.clone(), leaf.origin.clone()))).collect(), tables }
     }
 
+    /// The names of the file's tables.
+    pub(super) fn tables(&self) -> impl Iterator<Item = &str> {
+        self.tables.keys().map(String::as_str)
+    }
+
     /// The place where the user would write a key: the line of its table in the file, the file as a whole, or the key's
     /// variable if there is no file, or if variables set other keys of the same account or API.
     pub(super) fn place(&self, path: &str) -> ValueOrigin {

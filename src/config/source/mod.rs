@@ -55,7 +55,7 @@ pub use self::{
 use self::{
     faults::{Diagnostic, NO_SUCH_KEY},
     layers::{Layers, Leaf, Merged},
-    named_variables::{CONFIG, CREDENTIALS_DIRECTORY},
+    named_variables::{CONFIG, CREDENTIALS_DIRECTORY, variable_by_path},
     reader::SettingsReader,
     setting::{Findings, Section, parts},
     tables::{Written, key_at},
@@ -123,8 +123,9 @@ pub fn load(input: Input) -> Loaded {
         return Loaded { faults, file, ..Loaded::default() };
     }
     let secret_variables = child_environment::secret_variables(&environment, &layers.leaves);
-    let [accounts, apis] = [Section::Account, Section::Api].map(|section| names(section, &layers));
+    let [accounts, mut apis] = [Section::Account, Section::Api].map(|section| names(section, &layers));
     let (mut merged, mut findings) = merge(layers, &accounts, &apis);
+    apis.retain(|api| made_by_the_way(api, &merged).map(|fault| findings.faults.push(fault)).is_none());
     let judge = |merged: &mut Merged, findings: &mut Findings| {
         build::derive_upstreams(merged, &apis);
         let mut reader = SettingsReader { merged, environment: &environment, defaults, findings };
@@ -289,4 +290,25 @@ fn merge(layers: Layers, accounts: &[String], apis: &[String]) -> (Merged, Findi
         findings.faults.push(Fault::new(origin.clone(), path, wrong.hint(hint)));
     }
     (Merged::new(tables, &leaves), findings)
+}
+
+/// The fault of a variable that makes an API beside those of the file, and does not say where it leads: it is meant for one of them,
+/// and would open an address where everything passes.
+fn made_by_the_way(api: &str, merged: &Merged) -> Option<Fault> {
+    let table = Section::Api.path(api, "");
+    let is_file = |origin: &ValueOrigin| matches!(origin, ValueOrigin::File { .. });
+    let of_file = |table: &str| merged.tables().any(|name| format!("{name}.").starts_with(table));
+    let set: Vec<_> = merged.values.iter().filter(|(path, _)| path.starts_with(&table)).collect();
+    let leads_somewhere = set.iter().any(|(path, _)| matches!(&path[table.len()..], "upstream" | "preset"));
+    if leads_somewhere || of_file(&table) || !of_file("apis.") || set.iter().any(|(_, (_, origin))| is_file(origin)) {
+        return None;
+    }
+    let (path, (_, origin)) = set.into_iter().find(|(_, (_, origin))| matches!(origin, ValueOrigin::Variable(_)))?;
+    let wrong = Diagnostic::new(format!("sets `[apis.{api}]`, which the settings file does not have"));
+    let upstream = variable_by_path(&Section::Api.path(api, "upstream"));
+    Some(Fault::new(
+        origin.clone(),
+        path.clone(),
+        wrong.hint(format!("name an API of the file; or set {upstream} for another one")),
+    ))
 }

@@ -519,3 +519,26 @@ fn a_table_may_be_given_as_a_whole() {
     assert_eq!(faults.len(), 1, "{faults:?}");
     assert!(faults[0].to_string().starts_with(name), "{}", faults[0]);
 }
+
+/// Such a variable would open an address where everything passes, beside the API that it is meant for.
+#[test]
+fn a_variable_makes_no_api_beside_those_of_the_file_unless_it_says_where_that_leads() {
+    let limit = ("CAREPORTALS__APIS__DEFAULT__MAX_REQUESTS", "64");
+    let file = format!("{ACCOUNT}[apis.foo]\nupstream = \"https://api.example\"\nallow = [\"GET /users/account\"]\n");
+    let refused = load_both(&file, &[limit]);
+    assert_faults(
+        &refused,
+        &["CAREPORTALS__APIS__DEFAULT__MAX_REQUESTS: sets `[apis.default]`, which the settings file does not"],
+    );
+    let hint = refused.faults[0].to_string();
+    assert!(hint.contains("name an API of the file; or set CAREPORTALS__APIS__DEFAULT__UPSTREAM for another one"), "{hint}");
+    for (leads, value) in [("UPSTREAM", "https://crm.example"), ("PRESET", "crm")] {
+        let leads = format!("CAREPORTALS__APIS__DEFAULT__{leads}");
+        let more = [limit, (&leads, value), ("CAREPORTALS__APIS__DEFAULT__LISTEN", "127.0.0.1:1")];
+        let found = faults(&load_both(&file, &more));
+        assert!(!found.iter().any(|fault| fault.contains("the settings file does not have")), "{found:?}");
+    }
+    for file in [ACCOUNT.to_owned(), file.replace("foo", "default")] {
+        assert_eq!(sound(load_both(&file, &[limit])).apis[0].max_requests, 64);
+    }
+}

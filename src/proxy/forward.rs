@@ -127,7 +127,8 @@ impl<'a> Forwarding<'a> {
             self.exchange.set_awaits_answer(false);
             match sent {
                 Ok((answer, generation)) if account.relogin_on().contains(&answer.status()) => {
-                    self.route.api.health.unauthorized(self.route.worker.clock.now().moment);
+                    let now = self.route.worker.clock.now().moment;
+                    self.route.api.health.unauthorized(&self.route.api.name, now);
                     if replaced_bearer {
                         account.rejected_again(generation);
                     }
@@ -142,7 +143,7 @@ impl<'a> Forwarding<'a> {
                     replaced_bearer = true;
                 }
                 Ok((answer, generation)) => {
-                    self.route.api.health.authorized();
+                    self.route.api.health.authorized(&self.route.api.name);
                     account.answered(generation);
                     if replaced_bearer {
                         account.accepted(generation);

@@ -15,6 +15,7 @@ use tracing::{info, warn};
 
 use super::problem::ProxyError;
 use crate::{
+    account::REFUSED_ADVICE,
     clock::Moment,
     connect::ConnectError,
     upstream::{Cause, SendError},
@@ -44,6 +45,8 @@ struct LastSeen {
     /// The first and the latest 401 since another answer, in nanoseconds; 0: there was none.
     unauthorized_first: AtomicU64,
     unauthorized_last: AtomicU64,
+    /// The log tells that they last.
+    unauthorized_told: AtomicBool,
     /// The first and the latest refusal of a shortage, in nanoseconds; 0: there was none.
     refused_first: AtomicU64,
     refused_last: AtomicU64,
@@ -127,17 +130,24 @@ impl ApiHealth {
     }
 
     /// The upstream answered a 401, or what else `relogin_on` has.
-    pub(super) fn unauthorized(&self, now: Moment) {
+    pub(super) fn unauthorized(&self, api: &str, now: Moment) {
         let now = now.as_nanos();
         self.0.unauthorized_last.store(now, Ordering::Release);
         // Another worker may have noted the first one.
         let _ = self.0.unauthorized_first.compare_exchange(0, now, Ordering::AcqRel, Ordering::Relaxed);
+        if self.unauthorized_since().is_some() && !self.0.unauthorized_told.swap(true, Ordering::Relaxed) {
+            warn!(api, advice = REFUSED_ADVICE, "the upstream refuses the token with every answer");
+        }
     }
 
     /// The upstream answered anything else.
-    pub(super) fn authorized(&self) {
-        if self.0.unauthorized_first.load(Ordering::Relaxed) != 0 {
-            self.0.unauthorized_first.store(0, Ordering::Release);
+    pub(super) fn authorized(&self, api: &str) {
+        if self.0.unauthorized_first.load(Ordering::Relaxed) == 0 {
+            return;
+        }
+        self.0.unauthorized_first.store(0, Ordering::Release);
+        if self.0.unauthorized_told.swap(false, Ordering::Relaxed) {
+            info!(api, "the upstream takes the token again");
         }
     }
 
@@ -309,12 +319,12 @@ mod tests {
     fn a_token_is_refused_while_401s_come_and_nothing_else_for_longer_than_five_seconds() {
         let health = ApiHealth::default();
         for (time, since) in [(1_000, None), (6_000, None), (6_001, Some(at(1_000))), (9_000, Some(at(1_000)))] {
-            health.unauthorized(at(time));
+            health.unauthorized("a", at(time));
             assert_eq!(health.unauthorized_since(), since, "{time}");
         }
-        health.authorized();
+        health.authorized("a");
         assert_eq!(health.unauthorized_since(), None);
-        health.unauthorized(at(20_000));
+        health.unauthorized("a", at(20_000));
         assert_eq!(health.unauthorized_since(), None);
     }
 

@@ -161,8 +161,10 @@ fn an_api_that_refuses_the_token_with_every_answer_is_failing_though_another_one
     assert!(one["advice"].as_str().unwrap().contains("organization"), "{one}");
     let account = sidecar.telemetry("/status").json()["accounts"][0].clone();
     assert!(account["trouble"].is_null(), "{account}");
+    assert!(sidecar.wait_for_log("the upstream refuses the token with every answer").contains(r#""api":"default""#));
     assert_eq!(sidecar.get("/users/account").status, 200);
     assert_eq!(states().0["state"], "served");
+    sidecar.wait_for_log("the upstream takes the token again");
 }
 
 #[test]

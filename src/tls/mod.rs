@@ -341,11 +341,12 @@ impl TlsState {
         let read = identity::read(files);
         match read.and_then(|identity| Connectors::new(&self.roots, self.min_version, Some(identity))) {
             Ok(renewed) => {
-                seen.fault = None;
-                let present = self.connectors.load();
-                if present.chain() != renewed.chain() {
+                let was_of_no_use = seen.fault.take().is_some();
+                if self.connectors.load().chain() != renewed.chain() {
                     self.connectors.store(Arc::new(renewed));
                     info!("the client certificate was renewed; new connections show the new one");
+                } else if was_of_no_use {
+                    info!("the client certificate's files are of use again");
                 }
             }
             Err(error) => {

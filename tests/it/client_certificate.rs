@@ -141,6 +141,11 @@ fn a_renewed_certificate_is_shown_without_a_restart_and_a_broken_one_is_not() {
 
         write(&sidecar.setup, &third);
         assert_eq!(shown(8), third.certificate);
+        fs::remove_file(&key).unwrap();
+        assert_eq!(shown(9), third.certificate);
+        write(&sidecar.setup, &third);
+        assert_eq!(shown(10), third.certificate);
+        sidecar.wait_for_log("the client certificate's files are of use again");
     }
 }
 

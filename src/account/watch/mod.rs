@@ -172,6 +172,9 @@ impl FileComparison {
             // What a log-in has not had, it tells itself.
             let tells =
                 |fault: &SourceFault| matches!(last.reading, Reading::Hash(_)) || matches!(fault, SourceFault::NoAnswer(_));
+            if read.is_ok() && matches!(lost, Lost::Told) {
+                tracing::info!(account = self.account, file = %path.display(), "a credential file gives a value again");
+            }
             if let Some(fault) = lost.after_look(read.err().filter(tells)) {
                 tracing::warn!(account = self.account, "a credential file gives nothing for the next log-in: {fault}");
             }

@@ -55,7 +55,7 @@ impl SignalMask {
     /// instead, until [`unblock_handled`](Self::unblock_handled): the kernel drops a signal to it that has no handler yet, unless it
     /// is blocked. Call it before there is a second thread, which inherits the mask.
     #[must_use]
-    pub fn take() -> Self {
+    pub fn prepare() -> Self {
         // None of these calls fails for signals that exist.
         let before = SigSet::thread_get_mask().unwrap_or_else(|_| SigSet::empty());
         if std::process::id() == 1 {

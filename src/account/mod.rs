@@ -58,7 +58,7 @@ pub use self::{
     login::LoginConnectors,
     login_check::{Tried, try_log_in, try_organization},
     session::StateName,
-    snapshot::{AccountSnapshot, AccountTrouble, REFUSED_ADVICE, Unavailable, Why},
+    snapshot::{AccountSnapshot, AccountTrouble, REFUSED_ADVICE, TOKEN_REFUSED_AFTER, Unavailable, Why},
     token::{Bearer, Fingerprint, Generation},
     unauthorized::{Relogin, Replaced},
 };

@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use super::{
     failure::LoginError,
     relogin_floor::{Probation, ProbationOutcome},
-    session::{Replacement, Session, StateName},
+    session::{HANGS_AFTER, Replacement, Session, StateName},
     token::Generation,
 };
 use crate::clock::{Moment, Now};
@@ -22,10 +22,8 @@ pub const REFUSED_ADVICE: &str = "check that the account may use this API, and t
                               CarePortals, with the `request_id` of a refused call from the log";
 const LOGGED_OUT_ADVICE: &str = "`careportals-sidecar login` logs in again";
 const RETRY_MIN: Duration = Duration::from_secs(1);
-/// A log-in that takes longer hangs.
-const HANGS_AFTER: Duration = Duration::from_secs(5);
 /// A server that refuses tokens for longer than this does not do so because one of them was revoked: that is replaced by then.
-const REFUSES_AFTER: Duration = Duration::from_secs(5);
+pub const TOKEN_REFUSED_AFTER: Duration = Duration::from_secs(5);
 /// A token ends soon when less than a tenth of its life is left, and less than this.
 const ENDS_WITHIN_MAX: Duration = Duration::from_secs(60);
 /// An account that is logged out waits for an administrator, so clients need not ask often.
@@ -320,7 +318,7 @@ impl AccountSnapshot {
 
     /// One 401 alone tells nothing of the next request.
     fn is_refused(&self) -> bool {
-        let lasts = self.refusals.is_some_and(|(first, latest)| latest.since(first) > REFUSES_AFTER);
+        let lasts = self.refusals.is_some_and(|(first, latest)| latest.since(first) > TOKEN_REFUSED_AFTER);
         lasts && matches!(self.standing, Standing::Session(name) if name != StateName::LoggedOut)
     }
 

@@ -16,8 +16,8 @@ use crate::{
     config::{Api, Config, ControlSocket, Listen},
     descriptors::{Demand, Descriptors},
     server::{
-        Balance, BindError, Bound, ConnectionLimit, DirectoryAccess, Passed, SharedDescriptors, SocketAccess, WITHOUT_PLACE,
-        bind_tcp, bind_unix, check_path, missing_directory, passed_sockets,
+        BindError, Bound, ConnectionBalancer, ConnectionLimit, DirectoryAccess, Passed, SharedDescriptors, SocketAccess,
+        WITHOUT_PLACE, bind_tcp, bind_unix, check_path, missing_directory, passed_sockets,
     },
 };
 
@@ -28,7 +28,7 @@ pub(super) struct Listener {
     /// Shared by all workers.
     pub(super) connection_limit: ConnectionLimit,
     /// Likewise.
-    pub(super) balance: Balance,
+    pub(super) balancer: ConnectionBalancer,
     access: Option<SocketAccess>,
 }
 
@@ -160,7 +160,13 @@ impl ListenerPlan {
             // The machine lacks the family of a default address, which the line `listening` says.
             let Some((bound, access)) = open(key, api, passed)? else { continue };
             let connection_limit = descriptors.limit(max_connections(config, apis));
-            listeners.push(Listener { key: key.clone(), bound, connection_limit, balance: Balance::default(), access });
+            listeners.push(Listener {
+                key: key.clone(),
+                bound,
+                connection_limit,
+                balancer: ConnectionBalancer::default(),
+                access,
+            });
         }
         if listeners.is_empty() && present.is_empty() { Err(ListenerError::NoListener) } else { Ok(listeners) }
     }
@@ -173,8 +179,8 @@ impl Listener {
 
     /// A duplicate descriptor for one worker.
     pub(super) fn for_worker(&self) -> io::Result<Self> {
-        let (key, connection_limit, balance) = (self.key.clone(), self.connection_limit.clone(), self.balance.clone());
-        Ok(Self { key, bound: self.bound.try_clone()?, connection_limit, balance, access: self.access })
+        let (key, connection_limit, balancer) = (self.key.clone(), self.connection_limit.clone(), self.balancer.clone());
+        Ok(Self { key, bound: self.bound.try_clone()?, connection_limit, balancer, access: self.access })
     }
 }
 

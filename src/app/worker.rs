@@ -234,7 +234,7 @@ impl WorkerState {
         let entry = if listener.bound.socket.is_tcp() { Entry::Tcp } else { Entry::Unix };
         let Some(routes) = self.routes(snapshot, apis, apis_by_listener, &name, entry) else { return };
         let service = Arc::new(Router::new(routes));
-        match Acceptor::new(listener.bound, listener.connection_limit, listener.balance) {
+        match Acceptor::new(listener.bound, listener.connection_limit, listener.balancer) {
             Ok(acceptor) => {
                 tokio::spawn(acceptor.run(Arc::clone(&service), self.deadlines.clone(), self.drain.clone()));
             }

@@ -50,7 +50,7 @@ const EX_CONFIG: u8 = 78;
 pub fn run() -> ExitCode {
     // Signals come first: the kernel drops a signal to a container's first process that has no handler for it yet.
     let signals = may_be_the_daemon(std::env::args_os().skip(1)).then(DaemonSignals::catch).transpose();
-    let signal_mask = SignalMask::take();
+    let signal_mask = SignalMask::prepare();
     if let Err(error) = keep_ended_children().and_then(|()| survive_full_files()) {
         return fail(&StartError::System(error), 1);
     }

@@ -31,8 +31,8 @@ use crate::{
     clock,
     config::{Config, ControlSocket, RuntimeDirectories},
     server::{
-        Acceptor, AnswerKind, Balance, BindError, Bound, ConnectionLimit, ConnectionLimits, DirectoryAccess, Peer, RequestBody,
-        RequestService, SocketAccess, bind_unix,
+        Acceptor, AnswerKind, BindError, Bound, ConnectionBalancer, ConnectionLimit, ConnectionLimits, DirectoryAccess, Peer,
+        RequestBody, RequestService, SocketAccess, bind_unix,
     },
     status::{AccountDocument, ApiView, Detail, Phase, StatusReader},
 };
@@ -137,7 +137,8 @@ impl ControlListener {
         let control =
             Arc::new(Control { status, commands, own_uid, allow_uids: self.allow_uids, stranger_told: Mutex::default() });
         // `self.bound` outlives the acceptor's clone, so the file is removed after the last answer.
-        let acceptor = self.bound.try_clone().and_then(|bound| Acceptor::new(bound, connection_limit, Balance::default()));
+        let acceptor =
+            self.bound.try_clone().and_then(|bound| Acceptor::new(bound, connection_limit, ConnectionBalancer::default()));
         let acceptor = match acceptor {
             Ok(acceptor) => acceptor,
             Err(cause) => return error!(socket = self.bound.name, error = %cause, "the control socket can't be served"),

@@ -308,7 +308,8 @@ mod tests {
         let (phase, phases) = watch::channel(Phase::Running);
         let (_view, views) = watch::channel(Arc::default());
         let kill_after = Duration::from_millis(300);
-        let mut supervisor = Supervisor { signals, views, phases, signal_mask: SignalMask::take(), terminal: None, kill_after };
+        let mut supervisor =
+            Supervisor { signals, views, phases, signal_mask: SignalMask::prepare(), terminal: None, kill_after };
         let (output, input) = io::pipe().unwrap();
         let mut command = Command::new("sh");
         command.args(["-c", script]).stdout(input);
@@ -338,7 +339,7 @@ mod tests {
 
     #[test]
     fn a_program_whose_supervisor_is_dropped_is_killed() {
-        let group = ProcessGroup::start(Command::new("sleep").arg("60"), &SignalMask::take()).unwrap();
+        let group = ProcessGroup::start(Command::new("sleep").arg("60"), &SignalMask::prepare()).unwrap();
         let leader = group.id();
         drop(group);
         let (_, status) = waitpid(Some(leader), WaitOptions::empty()).unwrap().unwrap();

@@ -12,7 +12,6 @@ use tokio::time::Instant;
 use super::{
     api::Route,
     headers::{self, NamedByConnection},
-    health::GIVES_UP_AFTER,
     problem::Code,
     request_id::IdAndPath,
     request_limit::RequestPermit,
@@ -307,9 +306,9 @@ impl Exchange {
     }
 
     /// Whether its client gave up for want of an answer, having sent all of its request.
-    fn was_given_up(&self, duration: Duration) -> bool {
+    fn was_given_up(&self) -> bool {
         let is_sent = self.upload.as_ref().is_none_or(Upload::has_ended);
-        self.awaits_answer && is_sent && duration >= GIVES_UP_AFTER
+        self.awaits_answer && is_sent
     }
 }
 
@@ -326,8 +325,8 @@ impl Drop for Exchange {
         let duration = self.started.elapsed();
         let now = route.worker.clock.now();
         let first_byte = self.first_byte;
-        if cut == Some(Cut::ClientClosed) && self.was_given_up(duration) {
-            route.api.health.given_up(&route.api.name, now.moment);
+        if cut == Some(Cut::ClientClosed) && self.was_given_up() {
+            route.api.health.given_up(&route.api.name, duration, now.moment);
         }
         self.meter().ended(&Ended { method: &self.method, status, code, cut, duration, first_byte, at: now.moment });
         let line = AccessLine {

@@ -116,8 +116,6 @@ impl<'a> Forwarding<'a> {
 
     /// Sends the request, and sends it again where that is safe or where its bearer was refused.
     async fn send_until_answered(&mut self, admitted: &Admitted) -> Result<UpstreamResponse, ProxyError> {
-        let api = Arc::clone(&self.route.api);
-        let account = &api.account;
         let mut reuse = reuse_for(&self.head.method);
         let mut replaced_bearer = false;
         // No connection is opened for a request that gets no bearer.
@@ -126,13 +124,9 @@ impl<'a> Forwarding<'a> {
             let sent = self.send(admitted, reuse).await;
             self.exchange.set_awaits_answer(false);
             match sent {
-                Ok((answer, generation)) if account.relogin_on().contains(&answer.status()) => {
-                    let now = self.route.worker.clock.now().moment;
-                    self.route.api.health.unauthorized(&self.route.api.name, now);
-                    if replaced_bearer {
-                        account.rejected_again(generation);
-                    }
-                    if !self.wait_for_newer_bearer(generation).await? {
+                Ok((answer, generation)) => {
+                    let is_refused = self.note_token(answer.status(), generation, replaced_bearer);
+                    if !is_refused || !self.wait_for_newer_bearer(generation).await? {
                         return Ok(answer);
                     }
                     // A server that rejects a request may close the connection, so a request with a body takes another one.
@@ -141,14 +135,6 @@ impl<'a> Forwarding<'a> {
                     }
                     self.exchange.retried(Retry::Bearer);
                     replaced_bearer = true;
-                }
-                Ok((answer, generation)) => {
-                    self.route.api.health.authorized(&self.route.api.name);
-                    account.answered(generation);
-                    if replaced_bearer {
-                        account.accepted(generation);
-                    }
-                    return Ok(answer);
                 }
                 Err(SendFailed::BearerGone) => self.wait_for_bearer().await?,
                 Err(SendFailed::NoAnswer(error)) => {
@@ -298,6 +284,26 @@ impl<'a> Forwarding<'a> {
             api.upstream.retire_older_than(limit);
         }
         Some(error)
+    }
+
+    /// Notes what an answer of this status says of its token: for the account, and for the API's health. Returns whether the token is
+    /// refused. `replaced`: the token took the place of one that the same request had before.
+    fn note_token(&self, status: StatusCode, generation: Generation, replaced: bool) -> bool {
+        let Route { api, worker, .. } = &*self.route;
+        let account = &api.account;
+        let is_refused = account.relogin_on().contains(&status);
+        if is_refused {
+            api.health.unauthorized(&api.name, status, worker.clock.now().moment);
+        } else {
+            api.health.authorized(&api.name);
+            account.answered(generation);
+        }
+        match (replaced, is_refused) {
+            (true, true) => account.rejected_again(generation),
+            (true, false) => account.accepted(generation),
+            (false, _) => {}
+        }
+        is_refused
     }
 
     /// Reports the refused bearer. Tells whether there is a newer one and the request may be sent again with it. It fails when

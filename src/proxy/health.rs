@@ -1,21 +1,22 @@
-//! What requests last met at an API, over all workers: an upstream that did not answer, or refused the token, or the limit of
-//! requests.
+//! Tracks for each API, over all workers, whether the upstream answers, whether it refuses the token, and whether requests exceed
+//! `max_requests`.
 //!
 //! An answer costs two loads, unless it ends what is noted. Time is an argument.
 
 use std::{
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
+use http::StatusCode;
 use tracing::{info, warn};
 
 use super::problem::ProxyError;
 use crate::{
-    account::REFUSED_ADVICE,
+    account::{REFUSED_ADVICE, TOKEN_REFUSED_AFTER},
     clock::Moment,
     connect::ConnectError,
     upstream::{Cause, SendError},
@@ -23,41 +24,40 @@ use crate::{
 
 /// Requests that are refused at a shorter distance belong to one shortage.
 const SHORTAGE_GAP: Duration = Duration::from_secs(10);
-/// The time of the latest refusal is this exact: a flood of refusals must not write shared memory for each.
+/// The time of the latest refusal is updated at most this often: a flood of refusals must not write shared memory for each.
 const SHORTAGE_STEP: Duration = Duration::from_millis(100);
 
-/// A client that waits for so long before it gives up tells something of the upstream.
-pub(super) const GIVES_UP_AFTER: Duration = Duration::from_secs(1);
+/// A client that waits for so long before it gives up says something about the upstream.
+const GIVES_UP_AFTER: Duration = Duration::from_secs(1);
 /// How many reasons why no connection can be made the log tells of one outage.
-const TOLD: usize = 8;
-/// An upstream that refuses tokens for longer than this does not do so because one of them was revoked: that is replaced by then.
-const REFUSES_AFTER: Duration = Duration::from_secs(5);
+const LOGGED_MAX: usize = 8;
 
 /// The health of one API. Clones share it.
 #[derive(Clone, Default)]
-pub struct ApiHealth(Arc<LastSeen>);
+pub struct ApiHealth(Arc<HealthState>);
 
 #[derive(Default)]
-struct LastSeen {
-    /// Whether `silence` holds anything.
-    is_silent: AtomicBool,
-    silence: Mutex<Silence>,
+struct HealthState {
+    /// Whether `unanswered` holds anything.
+    has_unanswered: AtomicBool,
+    unanswered: Mutex<Unanswered>,
     /// The first and the latest 401 since another answer, in nanoseconds; 0: there was none.
     unauthorized_first: AtomicU64,
     unauthorized_last: AtomicU64,
+    unauthorized_status: AtomicU16,
     /// The log tells that they last.
-    unauthorized_told: AtomicBool,
+    unauthorized_logged: AtomicBool,
     /// The first and the latest refusal of a shortage, in nanoseconds; 0: there was none.
-    refused_first: AtomicU64,
-    refused_last: AtomicU64,
+    busy_first: AtomicU64,
+    busy_last: AtomicU64,
 }
 
 /// What requests have met since the latest answer.
 #[derive(Default)]
-struct Silence {
+struct Unanswered {
     outage: Option<Outage>,
     /// Why no connection could be made, as far as the log tells it; `None`: it tells of requests without an answer.
-    told: Vec<Option<ConnectError>>,
+    logged: Vec<Option<ConnectError>>,
     /// When the client of the first one gave up.
     given_up: Option<Moment>,
 }
@@ -69,6 +69,15 @@ pub struct Outage {
     pub since: Moment,
     /// What the latest one met.
     pub error: ProxyError,
+}
+
+/// The upstream refuses the token with every answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenRefusal {
+    /// When the first of these answers came.
+    pub since: Moment,
+    /// The status of the latest one.
+    pub status: u16,
 }
 
 /// Requests were refused because `max_requests` were in flight.
@@ -92,7 +101,7 @@ impl ApiHealth {
     /// The upstream answered.
     pub(super) fn answered(&self, api: &str) {
         // A load is enough for nearly all answers.
-        if self.0.is_silent.load(Ordering::Relaxed) && !self.end_silence().told.is_empty() {
+        if self.0.has_unanswered.load(Ordering::Relaxed) && !self.end_unanswered().logged.is_empty() {
             info!(api, "the upstream is reached again");
         }
     }
@@ -109,33 +118,37 @@ impl ApiHealth {
                 }
                 Cause::RequestBody => {}
             },
-            ProxyError::Busy => self.refused(now),
+            ProxyError::Busy => self.note_busy(now),
             ProxyError::Refused(_) | ProxyError::NoBearer(_) | ProxyError::RequestBodyTimeout | ProxyError::Bug => {}
         }
     }
 
-    /// A client gave up after [`GIVES_UP_AFTER`] or more, with its whole request sent and no answer. It may have asked for what takes
-    /// long; the second one in a row begins an outage.
-    pub(super) fn given_up(&self, api: &str, now: Moment) {
+    /// A client gave up after it had `waited`, with its whole request sent and no answer. It may have been in a hurry, or have asked for
+    /// what takes long: the second one in a row that waited for [`GIVES_UP_AFTER`] begins an outage.
+    pub(super) fn given_up(&self, api: &str, waited: Duration, now: Moment) {
+        if waited < GIVES_UP_AFTER {
+            return;
+        }
         let first = {
-            let mut silence = self.lock();
-            self.0.is_silent.store(true, Ordering::Relaxed);
-            let first = silence.given_up;
-            silence.given_up.get_or_insert(now);
-            first.filter(|_| silence.outage.is_none())
+            let mut unanswered = self.lock();
+            self.0.has_unanswered.store(true, Ordering::Relaxed);
+            let first = unanswered.given_up;
+            unanswered.given_up.get_or_insert(now);
+            first.filter(|_| unanswered.outage.is_none())
         };
         if let Some(first) = first {
             self.begin_outage(api, ProxyError::UpstreamTimeout, first, true);
         }
     }
 
-    /// The upstream answered a 401, or what else `relogin_on` has.
-    pub(super) fn unauthorized(&self, api: &str, now: Moment) {
+    /// The upstream answered with this status, which `relogin_on` has.
+    pub(super) fn unauthorized(&self, api: &str, status: StatusCode, now: Moment) {
         let now = now.as_nanos();
+        self.0.unauthorized_status.store(status.as_u16(), Ordering::Relaxed);
         self.0.unauthorized_last.store(now, Ordering::Release);
         // Another worker may have noted the first one.
         let _ = self.0.unauthorized_first.compare_exchange(0, now, Ordering::AcqRel, Ordering::Relaxed);
-        if self.unauthorized_since().is_some() && !self.0.unauthorized_told.swap(true, Ordering::Relaxed) {
+        if self.token_refusal().is_some() && !self.0.unauthorized_logged.swap(true, Ordering::Relaxed) {
             warn!(api, advice = REFUSED_ADVICE, "the upstream refuses the token with every answer");
         }
     }
@@ -146,17 +159,18 @@ impl ApiHealth {
             return;
         }
         self.0.unauthorized_first.store(0, Ordering::Release);
-        if self.0.unauthorized_told.swap(false, Ordering::Relaxed) {
+        if self.0.unauthorized_logged.swap(false, Ordering::Relaxed) {
             info!(api, "the upstream takes the token again");
         }
     }
 
-    /// Since when the upstream has answered with 401s and nothing else, if that lasts.
+    /// That the upstream answers with statuses of `relogin_on` and nothing else, if that lasts.
     #[must_use]
-    pub fn unauthorized_since(&self) -> Option<Moment> {
+    pub fn token_refusal(&self) -> Option<TokenRefusal> {
         let last = Moment::from_nanos(self.0.unauthorized_last.load(Ordering::Acquire));
-        let first = Some(self.0.unauthorized_first.load(Ordering::Acquire)).filter(|nanos| *nanos > 0).map(Moment::from_nanos)?;
-        (last.since(first) > REFUSES_AFTER).then_some(first)
+        let since = Some(self.0.unauthorized_first.load(Ordering::Acquire)).filter(|nanos| *nanos > 0).map(Moment::from_nanos)?;
+        let status = self.0.unauthorized_status.load(Ordering::Relaxed);
+        (last.since(since) > TOKEN_REFUSED_AFTER).then_some(TokenRefusal { since, status })
     }
 
     /// The present outage; `None` while the upstream answers, and before the first request.
@@ -169,8 +183,8 @@ impl ApiHealth {
     #[must_use]
     pub fn with_other_upstream(&self) -> Self {
         let copied = |time: &AtomicU64| AtomicU64::new(time.load(Ordering::Acquire));
-        let (refused_first, refused_last) = (copied(&self.0.refused_first), copied(&self.0.refused_last));
-        Self(Arc::new(LastSeen { refused_first, refused_last, ..LastSeen::default() }))
+        let (busy_first, busy_last) = (copied(&self.0.busy_first), copied(&self.0.busy_last));
+        Self(Arc::new(HealthState { busy_first, busy_last, ..HealthState::default() }))
     }
 
     /// The latest shortage of permits; it may be over.
@@ -179,8 +193,8 @@ impl ApiHealth {
         let of = |time: &AtomicU64| Some(time.load(Ordering::Acquire)).filter(|nanos| *nanos > 0).map(Moment::from_nanos);
         // The latest refusal is read before the first one and written after it, so a shortage never has the beginning of an
         // earlier one.
-        let last = of(&self.0.refused_last)?;
-        Some(Shortage { since: of(&self.0.refused_first)?, last })
+        let last = of(&self.0.busy_last)?;
+        Some(Shortage { since: of(&self.0.busy_first)?, last })
     }
 
     /// Begins an outage, or goes on with the present one. The log is told once, and again for each other reason why no
@@ -192,45 +206,45 @@ impl ApiHealth {
             ProxyError::Upstream(SendError { cause: Cause::Connect(connect), .. }) => Some(connect),
             _ => None,
         };
-        let is_told = {
-            let mut silence = self.lock();
-            let Silence { outage, told, .. } = &mut *silence;
-            let is_told = match connect {
-                Some(connect) => told.len() < TOLD && !told.iter().any(|told| told.is_some_and(|told| told.is_like(connect))),
-                None => told.is_empty() && (is_second || outage.is_some()),
+        let is_logged = {
+            let mut unanswered = self.lock();
+            let Unanswered { outage, logged, .. } = &mut *unanswered;
+            let is_logged = match connect {
+                Some(connect) => logged.len() < LOGGED_MAX && !logged.iter().flatten().any(|known| known.is_like(connect)),
+                None => logged.is_empty() && (is_second || outage.is_some()),
             };
             let since = outage.map_or(now, |outage| outage.since);
             *outage = Some(Outage { since, error });
-            told.extend(is_told.then_some(connect));
-            self.0.is_silent.store(true, Ordering::Relaxed);
-            is_told
+            logged.extend(is_logged.then_some(connect));
+            self.0.has_unanswered.store(true, Ordering::Relaxed);
+            is_logged
         };
-        if is_told {
+        if is_logged {
             let reason = connect.map_or_else(|| error.in_brief(), |connect| connect.to_string());
             warn!(api, code = code.as_str(), reason, advice = error.advice(), "the upstream can't be reached");
         }
     }
 
-    fn end_silence(&self) -> Silence {
-        let mut silence = self.lock();
-        self.0.is_silent.store(false, Ordering::Relaxed);
-        std::mem::take(&mut *silence)
+    fn end_unanswered(&self) -> Unanswered {
+        let mut unanswered = self.lock();
+        self.0.has_unanswered.store(false, Ordering::Relaxed);
+        std::mem::take(&mut *unanswered)
     }
 
-    fn refused(&self, now: Moment) {
-        let (now_nanos, last) = (now.as_nanos(), self.0.refused_last.load(Ordering::Relaxed));
+    fn note_busy(&self, now: Moment) {
+        let (now_nanos, last) = (now.as_nanos(), self.0.busy_last.load(Ordering::Relaxed));
         let gap = now.since(Moment::from_nanos(last));
         if last == 0 || gap >= SHORTAGE_GAP {
-            self.0.refused_first.store(now_nanos, Ordering::Relaxed);
+            self.0.busy_first.store(now_nanos, Ordering::Relaxed);
         }
         if last == 0 || gap >= SHORTAGE_STEP {
-            self.0.refused_last.store(now_nanos, Ordering::Release);
+            self.0.busy_last.store(now_nanos, Ordering::Release);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Silence> {
+    fn lock(&self) -> MutexGuard<'_, Unanswered> {
         // Nothing panics while it is locked.
-        self.0.silence.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -279,18 +293,21 @@ mod tests {
     #[test]
     fn two_clients_in_a_row_that_give_up_begin_an_outage_and_an_answer_ends_it() {
         let health = ApiHealth::default();
-        health.given_up("a", at(1));
+        for waited in [GIVES_UP_AFTER.saturating_sub(Duration::from_millis(1)); 2] {
+            health.given_up("a", waited, at(0));
+        }
+        health.given_up("a", GIVES_UP_AFTER, at(1));
         assert_eq!(health.outage(), None);
         health.answered("a");
-        health.given_up("a", at(2));
-        health.given_up("a", at(3));
-        health.given_up("a", at(4));
+        health.given_up("a", GIVES_UP_AFTER, at(2));
+        health.given_up("a", GIVES_UP_AFTER, at(3));
+        health.given_up("a", GIVES_UP_AFTER, at(4));
         assert_eq!(health.outage(), Some(Outage { since: at(2), error: ProxyError::UpstreamTimeout }));
         health.answered("a");
         assert_eq!(health.outage(), None);
         health.failed("a", failed(Cause::Closed), at(5));
-        health.given_up("a", at(6));
-        health.given_up("a", at(7));
+        health.given_up("a", GIVES_UP_AFTER, at(6));
+        health.given_up("a", GIVES_UP_AFTER, at(7));
         let outage = Outage { since: at(5), error: failed(Cause::Closed) };
         assert_eq!(health.outage(), Some(outage), "what a request met says more");
     }
@@ -298,7 +315,7 @@ mod tests {
     #[test]
     fn each_reason_why_no_connection_is_made_is_told_once() {
         let health = ApiHealth::default();
-        let told = || health.lock().told.len();
+        let logged = || health.lock().logged.len();
         let connect = |error| failed(Cause::Connect(error));
         let [denied, other] = [403, 502].map(|status| connect(ConnectError::Egress(EgressError::Denied(status))));
         for (error, expected) in [
@@ -311,7 +328,7 @@ mod tests {
             (denied, 3),
         ] {
             health.failed("a", error, at(1));
-            assert_eq!(told(), expected, "{error:?}");
+            assert_eq!(logged(), expected, "{error:?}");
         }
     }
 
@@ -319,13 +336,13 @@ mod tests {
     fn a_token_is_refused_while_401s_come_and_nothing_else_for_longer_than_five_seconds() {
         let health = ApiHealth::default();
         for (time, since) in [(1_000, None), (6_000, None), (6_001, Some(at(1_000))), (9_000, Some(at(1_000)))] {
-            health.unauthorized("a", at(time));
-            assert_eq!(health.unauthorized_since(), since, "{time}");
+            health.unauthorized("a", StatusCode::FORBIDDEN, at(time));
+            assert_eq!(health.token_refusal().map(|refusal| refusal.since), since, "{time}");
         }
         health.authorized("a");
-        assert_eq!(health.unauthorized_since(), None);
-        health.unauthorized("a", at(20_000));
-        assert_eq!(health.unauthorized_since(), None);
+        assert_eq!(health.token_refusal().map(|refusal| refusal.since), None);
+        health.unauthorized("a", StatusCode::FORBIDDEN, at(20_000));
+        assert_eq!(health.token_refusal().map(|refusal| refusal.since), None);
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub use api::{Api, Route, SeenRequests, Worker};
 pub use download::{CutOff, Download, ToClient};
 pub use exchange::metrics;
 pub use headers::HeaderRules;
-pub use health::{ApiHealth, Outage, Shortage};
+pub use health::{ApiHealth, Outage, Shortage, TokenRefusal};
 pub use problem::{Code, ProxyError};
 pub use request_limit::RequestLimit;
 pub use required::{Required, try_source};

@@ -1,6 +1,6 @@
 //! Accepts connections: one loop per worker and listen address, on descriptors of one shared socket.
 //!
-//! Whoever accepts a connection gives it to the worker that has the fewest ([`Balance`]).
+//! The acceptor gives each connection to the worker that has the fewest ([`ConnectionBalancer`]).
 //!
 //! Guarantees: a connection is served only with a permit, and until the drain each loop accepts one at most that waits for its
 //! permit; a connection whose caller no API lets in takes none, and lingers to read why, within limits of number and time;
@@ -26,7 +26,7 @@ use tracing::{info, warn};
 
 use super::{
     Drain, DrainHolder, Peer,
-    balance::{Balance, GivenConnection, Membership, Recipient},
+    balance::{Assigned, BalancerEntry, ConnectionBalancer, GivenConnection},
     bind::{Bound, ListenSocket},
     client_io::ClientStream,
     connection::{self, RequestService},
@@ -50,7 +50,7 @@ pub struct Acceptor {
     name: String,
     socket: ListeningSocket,
     connection_limit: ConnectionLimit,
-    balance: Balance,
+    balancer: ConnectionBalancer,
 }
 
 enum ListeningSocket {
@@ -61,8 +61,8 @@ enum ListeningSocket {
 
 impl Acceptor {
     /// Registers the socket with the runtime that this is called on. All workers on the address share `connection_limit` and
-    /// `balance`.
-    pub fn new(bound: Bound, connection_limit: ConnectionLimit, balance: Balance) -> io::Result<Self> {
+    /// `balancer`.
+    pub fn new(bound: Bound, connection_limit: ConnectionLimit, balancer: ConnectionBalancer) -> io::Result<Self> {
         let socket = match bound.socket {
             ListenSocket::Tcp(listener) => {
                 let listener = TcpListener::from_std(listener)?;
@@ -72,18 +72,18 @@ impl Acceptor {
             ListenSocket::Unix(listener) => ListeningSocket::Unix(UnixListener::from_std(listener)?),
         };
         connection_limit.name(&bound.name);
-        Ok(Self { name: bound.name, socket, connection_limit, balance })
+        Ok(Self { name: bound.name, socket, connection_limit, balancer })
     }
 
     /// Accepts and serves connections until the drain begins, and then those that the kernel has queued.
     pub async fn run<A: RequestService>(self, service: Arc<A>, deadlines: Deadlines, drain: Drain) {
         let mut pause = PAUSE.0;
         let connection_limit = self.connection_limit.clone();
-        let (membership, given) = self.balance.join(&deadlines, &drain);
+        let (entry, given) = self.balancer.join(&deadlines, &drain);
         // It holds the drain until it has served all that was given.
         tokio::spawn(serve_given(given, Arc::clone(&service), drain.clone()));
-        let (membership, lingering) = (Some(membership), Lingering::default());
-        let mut serving = Serving { service, deadlines, drain: drain.clone(), connection_limit, membership, lingering };
+        let (balancer_entry, lingering) = (Some(entry), Lingering::default());
+        let mut serving = Serving { service, deadlines, drain: drain.clone(), connection_limit, balancer_entry, lingering };
         let mut next = None;
         loop {
             let accepted = tokio::select! {
@@ -116,7 +116,7 @@ impl Acceptor {
             }
         }
         // The other workers are in their drains, too.
-        serving.membership = None;
+        serving.balancer_entry = None;
         serving.serve_queued(self.socket, VecDeque::from_iter(next)).await;
     }
 
@@ -145,7 +145,7 @@ struct Serving<A> {
     drain: Drain,
     connection_limit: ConnectionLimit,
     /// `None` in the drain.
-    membership: Option<Membership>,
+    balancer_entry: Option<BalancerEntry>,
     lingering: Lingering,
 }
 
@@ -162,14 +162,15 @@ impl<A: RequestService> Serving<A> {
             }
             return;
         }
-        let assigned = self.membership.as_ref().map_or_else(|| Err(self.drain.hold()), Membership::assign);
-        let deadlines = assigned.as_ref().map_or(&self.deadlines, Recipient::deadlines);
+        let own = || Assigned::Own(self.drain.hold());
+        let assigned = self.balancer_entry.as_ref().map_or_else(own, BalancerEntry::assign);
+        let deadlines = if let Assigned::Other(recipient) = &assigned { recipient.deadlines() } else { &self.deadlines };
         let permit = self.connection_limit.permit(deadlines, peer.is_local()).await;
         let Some(stream) = connection.take() else { return };
         match assigned {
             // It fails only when the kernel knows nothing of the socket.
-            Ok(recipient) => drop(stream.unregister().map(|stream| recipient.give(stream, permit))),
-            Err(alive) => spawn(stream, peer, permit, alive, &self.service, &self.drain),
+            Assigned::Other(recipient) => drop(stream.unregister().map(|stream| recipient.give(stream, permit))),
+            Assigned::Own(alive) => spawn(stream, peer, permit, alive, &self.service, &self.drain),
         }
     }
 

@@ -2,8 +2,8 @@
 //!
 //! A new connection wakes all of them, and whichever is first accepts it: an app that keeps four connections may have all on one
 //! worker, and of a burst one worker may get twice as many as another, and open upstream connections for them while others have
-//! idle ones. So whoever accepts gives a connection to the worker that has the fewest. Guarantees: each connection is served once,
-//! also when a drain begins; a worker that does not take what it was given gets no more.
+//! idle ones. So the acceptor gives each connection to the worker that has the fewest. Guarantees: each connection is served once,
+//! also when a drain begins; at most [`HANDOVER_QUEUE`] connections wait for a worker.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -14,11 +14,11 @@ use crate::deadline::Deadlines;
 
 /// How many connections may wait for the worker that they were given to. A burst that one worker accepts while another wakes up is
 /// shorter.
-const GIVEN: usize = 256;
+const HANDOVER_QUEUE: usize = 256;
 
 /// The workers that accept at one address. Clones share them.
 #[derive(Clone, Default)]
-pub struct Balance(Arc<Mutex<Vec<Arc<Member>>>>);
+pub struct ConnectionBalancer(Arc<Mutex<Vec<Arc<Member>>>>);
 
 /// A worker that accepts.
 struct Member {
@@ -34,26 +34,33 @@ pub(super) struct GivenConnection {
     pub(super) alive: DrainHolder,
 }
 
-/// A worker's membership, until it is dropped.
-pub(super) struct Membership {
-    balance: Balance,
+/// A worker's entry, until it is dropped.
+pub(super) struct BalancerEntry {
+    balancer: ConnectionBalancer,
     own: Arc<Member>,
+}
+
+/// Which worker a connection is for.
+pub(super) enum Assigned {
+    /// The one that has accepted it.
+    Own(DrainHolder),
+    Other(Recipient),
 }
 
 /// Another worker that a connection is for.
 pub(super) struct Recipient {
     member: Arc<Member>,
     alive: DrainHolder,
-    place: mpsc::OwnedPermit<GivenConnection>,
+    queue_slot: mpsc::OwnedPermit<GivenConnection>,
 }
 
-impl Balance {
+impl ConnectionBalancer {
     /// Adds a worker. It has to take what the receiver gives, until the receiver is closed and gives nothing more.
-    pub(super) fn join(&self, deadlines: &Deadlines, drain: &Drain) -> (Membership, mpsc::Receiver<GivenConnection>) {
-        let (given, taken) = mpsc::channel(GIVEN);
+    pub(super) fn join(&self, deadlines: &Deadlines, drain: &Drain) -> (BalancerEntry, mpsc::Receiver<GivenConnection>) {
+        let (given, taken) = mpsc::channel(HANDOVER_QUEUE);
         let own = Arc::new(Member { deadlines: deadlines.clone(), drain: drain.clone(), given });
         self.lock().push(Arc::clone(&own));
-        (Membership { balance: self.clone(), own }, taken)
+        (BalancerEntry { balancer: self.clone(), own }, taken)
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Arc<Member>>> {
@@ -62,34 +69,34 @@ impl Balance {
     }
 }
 
-impl Membership {
+impl BalancerEntry {
     /// Counts a connection for the worker that has the fewest: another one that takes what it is given, or else our own.
-    pub(super) fn assign(&self) -> Result<Recipient, DrainHolder> {
+    pub(super) fn assign(&self) -> Assigned {
         // While it is held, nobody else assigns.
-        let members = self.balance.lock();
+        let members = self.balancer.lock();
         let fewest = members.iter().min_by_key(|member| member.drain.connections());
         let other = fewest.filter(|member| member.drain.connections() < self.own.drain.connections());
-        let place = other.and_then(|member| Some((member, member.given.clone().try_reserve_owned().ok()?)));
-        let Some((member, place)) = place else { return Err(self.own.drain.hold()) };
-        Ok(Recipient { member: Arc::clone(member), alive: member.drain.hold(), place })
+        let slot = other.and_then(|member| Some((member, member.given.clone().try_reserve_owned().ok()?)));
+        let Some((member, queue_slot)) = slot else { return Assigned::Own(self.own.drain.hold()) };
+        Assigned::Other(Recipient { member: Arc::clone(member), alive: member.drain.hold(), queue_slot })
     }
 }
 
-impl Drop for Membership {
+impl Drop for BalancerEntry {
     fn drop(&mut self) {
-        self.balance.lock().retain(|member| !Arc::ptr_eq(member, &self.own));
+        self.balancer.lock().retain(|member| !Arc::ptr_eq(member, &self.own));
     }
 }
 
 impl Recipient {
-    /// What the connection's deadline is one of.
+    /// The deadlines of that worker.
     pub(super) fn deadlines(&self) -> &Deadlines {
         &self.member.deadlines
     }
 
     /// Gives the worker a connection.
     pub(super) fn give(self, stream: UnregisteredStream, permit: ConnectionPermit) {
-        self.place.send(GivenConnection { stream, permit, alive: self.alive });
+        self.queue_slot.send(GivenConnection { stream, permit, alive: self.alive });
     }
 }
 
@@ -97,38 +104,46 @@ impl Recipient {
 mod tests {
     use super::*;
 
+    fn own(entry: &BalancerEntry) -> Option<DrainHolder> {
+        if let Assigned::Own(alive) = entry.assign() { Some(alive) } else { None }
+    }
+
+    fn other_one(entry: &BalancerEntry) -> Option<Recipient> {
+        if let Assigned::Other(recipient) = entry.assign() { Some(recipient) } else { None }
+    }
+
     #[test]
     fn each_connection_is_for_the_worker_that_has_the_fewest() {
-        let balance = Balance::default();
+        let balancer = ConnectionBalancer::default();
         let [one, other] = [Drain::new().0, Drain::new().0];
-        let (here, _given_here) = balance.join(&Deadlines::default(), &one);
-        let alone: Vec<_> = (0..3).map(|_| here.assign().err().unwrap()).collect();
-        let (_there, mut given_there) = balance.join(&Deadlines::default(), &other);
-        let given: Vec<_> = (0..3).map(|_| here.assign().ok().unwrap()).collect();
+        let (here, _given_here) = balancer.join(&Deadlines::default(), &one);
+        let alone: Vec<_> = (0..3).map(|_| own(&here).unwrap()).collect();
+        let (_there, mut given_there) = balancer.join(&Deadlines::default(), &other);
+        let given: Vec<_> = (0..3).map(|_| other_one(&here).unwrap()).collect();
         assert_eq!((one.connections(), other.connections()), (3, 3));
-        let own = here.assign().err();
-        assert!(own.is_some(), "as many as the other one has");
-        assert!(here.assign().is_ok());
-        drop((alone, own));
-        assert!(here.assign().is_err());
+        let also_own = own(&here);
+        assert!(also_own.is_some(), "as many as the other one has");
+        assert!(other_one(&here).is_some());
+        drop((alone, also_own));
+        assert!(own(&here).is_some());
         // One that ends, or takes nothing, gets nothing.
-        let many: Vec<_> = (0..2 * GIVEN).map(|_| one.hold()).collect();
-        let waiting: Vec<_> = std::iter::from_fn(|| here.assign().ok()).collect();
-        assert_eq!((waiting.len() + given.len(), other.connections()), (GIVEN, GIVEN));
+        let many: Vec<_> = (0..2 * HANDOVER_QUEUE).map(|_| one.hold()).collect();
+        let waiting: Vec<_> = std::iter::from_fn(|| other_one(&here)).collect();
+        assert_eq!((waiting.len() + given.len(), other.connections()), (HANDOVER_QUEUE, HANDOVER_QUEUE));
         drop((waiting, given));
         given_there.close();
-        assert!(here.assign().is_err() && many.len() > other.connections());
+        assert!(own(&here).is_some() && many.len() > other.connections());
     }
 
     #[test]
     fn a_worker_that_has_left_gets_nothing() {
-        let balance = Balance::default();
+        let balancer = ConnectionBalancer::default();
         let [one, other] = [Drain::new().0, Drain::new().0];
-        let (here, _given_here) = balance.join(&Deadlines::default(), &one);
-        let (there, _given_there) = balance.join(&Deadlines::default(), &other);
+        let (here, _given_here) = balancer.join(&Deadlines::default(), &one);
+        let (there, _given_there) = balancer.join(&Deadlines::default(), &other);
         let _busy = one.hold();
-        assert!(here.assign().is_ok());
+        assert!(other_one(&here).is_some());
         drop(there);
-        assert!(here.assign().is_err());
+        assert!(own(&here).is_some());
     }
 }

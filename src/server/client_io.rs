@@ -310,7 +310,7 @@ impl AsyncRead for ClientIo {
         let read = buffer.filled().len() - before;
         if read > 0 {
             this.state.read_some();
-            if this.state.awaits_body_in_vain(read) {
+            if this.state.is_all_overhead(read) {
                 return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
             }
         }

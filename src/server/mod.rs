@@ -36,7 +36,7 @@ use std::{
 use tokio::sync::{Notify, mpsc, watch};
 
 pub use accept::{Acceptor, WITHOUT_PLACE};
-pub use balance::Balance;
+pub use balance::ConnectionBalancer;
 pub use bind::{Bound, ListenSocket, Passed, bind_tcp, bind_unix, check_path, missing_directory, passed_sockets};
 pub use bind_error::BindError;
 pub use client_io::ClientStream;
@@ -85,6 +85,7 @@ pub struct Drain {
     start: Arc<DrainStart>,
     /// Every acceptor and connection holds a sender; the channel closes when the last one is dropped.
     alive: mpsc::Sender<()>,
+    /// How many connections the worker has, by which [`ConnectionBalancer`] chooses.
     connections: Arc<AtomicUsize>,
 }
 

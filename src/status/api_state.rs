@@ -9,9 +9,9 @@ use tokio::sync::watch;
 
 use super::{ApiView, PENDING, View, without_token};
 use crate::{
-    account::Account,
+    account::{Account, REFUSED_ADVICE},
     clock::{Moment, Now},
-    proxy::{Outage, Required, Shortage},
+    proxy::{Outage, Required, Shortage, TokenRefusal},
 };
 
 /// The states of an API: the first that applies.
@@ -58,14 +58,16 @@ pub struct Symptoms {
     pub refuses_all: bool,
     /// The present outage.
     pub outage: Option<Outage>,
-    /// Since when the upstream has refused the token with every answer.
-    pub unauthorized_since: Option<Moment>,
+    /// That the upstream refuses the token with every answer.
+    pub refusal: Option<TokenRefusal>,
     /// Whether most of the upstream's latest answers are failures.
     pub fails: bool,
     /// The code of the latest failure.
     pub last_error: Option<String>,
     /// The latest shortage of permits, which may be over.
     pub shortage: Option<Shortage>,
+    /// How many requests may be in flight.
+    pub max_requests: usize,
 }
 
 impl Symptoms {
@@ -74,15 +76,19 @@ impl Symptoms {
     pub fn of(api: &ApiView, accounts: &[Account], now: Moment) -> Self {
         let account = accounts.iter().find(|account| account.name() == api.account).map(Account::snapshot);
         Self {
-            without_token: account.map_or(Some(PENDING), |account| {
-                (!account.is_usable(now)).then(|| account.state().map_or("no_organization", |state| without_token(state).0))
+            without_token: account.map_or(Some(PENDING), |account| match account.state() {
+                _ if account.is_usable(now) => None,
+                Some(state) => Some(without_token(state).0),
+                None if account.lacks_organization() => Some("no_organization"),
+                None => Some(PENDING),
             }),
             refuses_all: api.required.as_ref().is_some_and(Required::refuses_all),
             outage: api.health.outage(),
-            unauthorized_since: api.health.unauthorized_since(),
+            refusal: api.health.token_refusal(),
             fails: api.metrics.recent_failures(now).are_most(),
             last_error: api.metrics.last_error().map(|error| error.code),
             shortage: api.health.shortage(),
+            max_requests: api.request_limit.most(),
         }
     }
 
@@ -98,8 +104,8 @@ impl Symptoms {
         if let Some(outage) = self.outage {
             return (ApiState::Unreachable, Some(outage.since));
         }
-        if self.unauthorized_since.is_some() || self.fails {
-            return (ApiState::Failing, self.unauthorized_since);
+        if self.refusal.is_some() || self.fails {
+            return (ApiState::Failing, self.refusal.map(|refusal| refusal.since));
         }
         match self.shortage.filter(|shortage| shortage.lasts(now)) {
             Some(shortage) => (ApiState::Busy, Some(shortage.since)),
@@ -107,18 +113,50 @@ impl Symptoms {
         }
     }
 
-    /// Why the API is in this state: a problem's code, or `upstream_503`.
-    fn code(&self, state: ApiState) -> Option<String> {
+    /// Why the API is in this state, and what to do; `docs/runbook.md` says more. Where a token is missing, the account's own advice
+    /// comes first.
+    fn cause(&self, state: ApiState) -> Option<TroubleCause> {
+        let cause = |code: &str, reason: String, advice| Some(TroubleCause { code: code.to_owned(), reason, advice });
         match state {
             ApiState::Served => None,
-            ApiState::NoToken => self.without_token.map(str::to_owned),
-            ApiState::Refusing => Some("header_required".to_owned()),
-            ApiState::Unreachable => self.outage.map(|outage| outage.error.code().as_str().to_owned()),
-            ApiState::Failing if self.unauthorized_since.is_some() => Some("upstream_401".to_owned()),
-            ApiState::Failing => self.last_error.clone(),
-            ApiState::Busy => Some("too_many_requests_in_flight".to_owned()),
+            ApiState::NoToken => cause(self.without_token?, "no token".to_owned(), "see the account"),
+            ApiState::Refusing => cause(
+                "header_required",
+                "no value is known for the required header".to_owned(),
+                "look at the source that `require_header` names; the log says why it gives no value",
+            ),
+            ApiState::Unreachable => {
+                let error = self.outage?.error;
+                cause(error.code().as_str(), error.in_brief(), error.advice())
+            }
+            ApiState::Failing => {
+                if let Some(TokenRefusal { status, .. }) = self.refusal {
+                    return cause(&format!("upstream_{status}"), format!("status {status} and no other"), REFUSED_ADVICE);
+                }
+                let code = self.last_error.as_deref().unwrap_or_default();
+                let status = code.strip_prefix("upstream_").filter(|status| status.parse::<u16>().is_ok());
+                let reason =
+                    status.map_or_else(|| "5xx, cut short, or of no use".to_owned(), |status| format!("status {status}"));
+                cause(code, reason, "ask CarePortals, with the `request_id` of a failed call from the log")
+            }
+            ApiState::Busy => cause(
+                "too_many_requests_in_flight",
+                format!("{} requests in flight, which is the limit", self.max_requests),
+                "if the upstream's time has risen, it is slow; else raise `max_requests` and reload",
+            ),
         }
     }
+}
+
+/// Why an API is not served as it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TroubleCause {
+    /// A problem's code, or the status of the upstream's answers, as `upstream_503`.
+    pub code: String,
+    /// What is wrong, in a few words for people.
+    pub reason: String,
+    /// What an administrator can do about it.
+    pub advice: &'static str,
 }
 
 /// An API's state.
@@ -126,8 +164,8 @@ impl Symptoms {
 pub struct ApiStanding {
     /// The state.
     pub state: ApiState,
-    /// Why it is so, where it is not as it should be: a problem's code, or `upstream_503`.
-    pub code: Option<String>,
+    /// Why it is so; `None`: it is served.
+    pub cause: Option<TroubleCause>,
     /// When it began.
     pub since: Moment,
     /// The same by the wall clock as it was then, so that every reader gets the same time.
@@ -172,11 +210,11 @@ impl ApiStates {
 /// The standing that follows `before`. Where nothing tells when the state began, it began now, unless it is the same as before.
 fn standing(before: Option<&ApiStanding>, symptoms: &Symptoms, now: Now) -> ApiStanding {
     let (state, since) = symptoms.state(now.moment);
-    let code = symptoms.code(state);
+    let cause = symptoms.cause(state);
     let same = before.filter(|before| before.state == state && since.is_none_or(|since| since == before.since));
     let since = since.unwrap_or(now.moment);
     let (since, began_at) = same.map_or_else(|| (since, now.wall_at(since)), |same| (same.since, same.began_at));
-    ApiStanding { state, code, since, began_at }
+    ApiStanding { state, cause, since, began_at }
 }
 
 #[cfg(test)]
@@ -198,10 +236,11 @@ mod tests {
         without_token: None,
         refuses_all: false,
         outage: None,
-        unauthorized_since: None,
+        refusal: None,
         fails: false,
         last_error: None,
         shortage: None,
+        max_requests: 7,
     };
 
     fn out(since: u64) -> Outage {
@@ -217,7 +256,10 @@ mod tests {
             (Symptoms { shortage: Some(Shortage { since: at(1), last: at(10) }), ..HEALTHY }, (ApiState::Served, None)),
             (Symptoms { shortage: short, fails: true, ..HEALTHY }, (ApiState::Failing, None)),
             (Symptoms { shortage: short, fails: true, outage: Some(out(3)), ..HEALTHY }, (ApiState::Unreachable, Some(at(3)))),
-            (Symptoms { shortage: short, unauthorized_since: Some(at(4)), ..HEALTHY }, (ApiState::Failing, Some(at(4)))),
+            (
+                Symptoms { shortage: short, refusal: Some(TokenRefusal { since: at(4), status: 401 }), ..HEALTHY },
+                (ApiState::Failing, Some(at(4))),
+            ),
             (Symptoms { refuses_all: true, outage: Some(out(3)), ..HEALTHY }, (ApiState::Refusing, None)),
             (
                 Symptoms {
@@ -232,6 +274,26 @@ mod tests {
             ),
         ] {
             assert_eq!(symptoms.state(at(20)), expected, "{symptoms:?}");
+        }
+    }
+
+    #[test]
+    fn each_state_has_its_cause() {
+        let told = |symptoms: &Symptoms, state| symptoms.cause(state).map(|cause| (cause.code, cause.reason));
+        let both = |code: &str, reason: &str| Some((code.to_owned(), reason.to_owned()));
+        let failed = |code: &str| Symptoms { last_error: Some(code.to_owned()), ..HEALTHY };
+        let refused = Symptoms { refusal: Some(TokenRefusal { since: at(1), status: 403 }), ..failed("upstream_503") };
+        let out = Symptoms { outage: Some(out(3)), without_token: Some("login_failing"), ..HEALTHY };
+        for (symptoms, state, expected) in [
+            (&HEALTHY, ApiState::Served, None),
+            (&out, ApiState::NoToken, both("login_failing", "no token")),
+            (&out, ApiState::Unreachable, both("upstream_timeout", "HTTP response timeout")),
+            (&failed("upstream_closed"), ApiState::Failing, both("upstream_closed", "5xx, cut short, or of no use")),
+            (&failed("upstream_503"), ApiState::Failing, both("upstream_503", "status 503")),
+            (&refused, ApiState::Failing, both("upstream_403", "status 403 and no other")),
+            (&HEALTHY, ApiState::Busy, both("too_many_requests_in_flight", "7 requests in flight, which is the limit")),
+        ] {
+            assert_eq!(told(symptoms, state), expected, "{state:?}");
         }
     }
 
@@ -253,8 +315,8 @@ mod tests {
         ] {
             changes.mark_unchanged();
             let standings = states.update_by([("a", symptoms)].into_iter(), now(time));
-            let code = standings[0].code.clone();
-            assert_eq!(standings, [ApiStanding { state, code, since: at(since), began_at: now(since).wall }], "{time}");
+            let cause = standings[0].cause.clone();
+            assert_eq!(standings, [ApiStanding { state, cause, since: at(since), began_at: now(since).wall }], "{time}");
             assert_eq!(changes.has_changed().unwrap(), is_told, "{time}");
         }
         assert_eq!(states.update_by(std::iter::empty(), now(20)), []);

@@ -15,9 +15,9 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-pub use self::api_state::{ApiStanding, ApiState, ApiStates, Symptoms};
+pub use self::api_state::{ApiStanding, ApiState, ApiStates, Symptoms, TroubleCause};
 use crate::{
-    account::{Account, AccountSnapshot, REFUSED_ADVICE, StateName},
+    account::{Account, AccountSnapshot, StateName},
     clock::{Clock, Moment, Now},
     logging::{AccessLog, rfc3339},
     metrics::{AccountReading, ApiMetrics, ApiReading, ClientErrorReading, ListenerReading, Readings},
@@ -160,7 +160,7 @@ pub struct StatusDocument {
 pub struct AccountDocument {
     /// Its name in the settings.
     pub name: String,
-    /// One of six [`StateName`]s; null for an account without log-in.
+    /// A [`StateName`] in words; null for an account without log-in.
     pub state: Option<String>,
     /// Whether requests get its token now, or its organization when it does not log in.
     pub usable: bool,
@@ -172,7 +172,7 @@ pub struct AccountDocument {
     pub retry_at: Option<String>,
     /// When the log-in in flight began; null: there is none.
     pub login_began_at: Option<String>,
-    /// Whether log-ins fail or hang, and what that means: one of three [`AccountTrouble`](crate::account::AccountTrouble)s.
+    /// What is wrong with its log-ins or tokens, and what that means: an [`AccountTrouble`](crate::account::AccountTrouble) in words.
     pub trouble: Option<String>,
     /// Since when that is so, or since when the account is logged out, in RFC 3339.
     pub since: Option<String>,
@@ -200,7 +200,7 @@ pub struct ApiDocument {
     pub listen: Vec<String>,
     /// The base URL that requests go to.
     pub upstream: String,
-    /// One of five [`ApiState`]s.
+    /// An [`ApiState`] in words.
     pub state: Option<String>,
     /// When that state began, in RFC 3339.
     pub since: Option<String>,
@@ -420,13 +420,13 @@ impl ApiDocument {
     fn of(api: &ApiView, standing: &ApiStanding, account: Option<&AccountDocument>, now: Now, detail: Detail) -> Self {
         let (totals, last_error) = (api.metrics.totals(), api.metrics.last_error());
         let time = |moment| Some(rfc3339(now.wall_at(moment)));
-        let (reason, advice) = trouble(api, standing).unzip();
+        let cause = standing.cause.as_ref();
         let of_account = account.filter(|_| standing.state == ApiState::NoToken).and_then(|account| account.advice.clone());
         Self {
             state: Some(standing.state.as_str().to_owned()),
             since: Some(rfc3339(standing.began_at)),
-            reason,
-            advice: of_account.or_else(|| advice.map(str::to_owned)),
+            reason: cause.map(|cause| cause.reason.clone()),
+            advice: of_account.or_else(|| cause.map(|cause| cause.advice.to_owned())),
             last_error_at: last_error.as_ref().and_then(|error| time(error.at)),
             last_error: last_error.map(|error| error.code),
             errors_by_code: api.metrics.errors_by_code(),
@@ -440,35 +440,6 @@ impl ApiDocument {
             observe: Some(api.observe),
             would_refuse: Some(totals.would_refuse),
         }
-    }
-}
-
-/// What to do while most answers are failures.
-const FAILING_ADVICE: &str = "ask CarePortals, with the `request_id` of a failed call from the log";
-
-/// What is wrong with an API in this state, and what to do; `docs/runbook.md` says more. Where a token is missing, the account's
-/// own advice comes first.
-fn trouble(api: &ApiView, standing: &ApiStanding) -> Option<(String, &'static str)> {
-    match standing.state {
-        ApiState::Served => None,
-        ApiState::NoToken => Some(("no token".to_owned(), "see the account")),
-        ApiState::Refusing => Some((
-            "no value is known for the required header".to_owned(),
-            "look at the source that `require_header` names; the log says why it gives no value",
-        )),
-        ApiState::Unreachable => api.health.outage().map(|outage| (outage.error.in_brief(), outage.error.advice())),
-        ApiState::Failing => {
-            let status = standing.code.as_deref().and_then(|code| code.strip_prefix("upstream_")?.parse::<u16>().ok());
-            Some(match status {
-                Some(status) if status < 500 => (format!("status {status} and no other"), REFUSED_ADVICE),
-                Some(status) => (format!("status {status}"), FAILING_ADVICE),
-                None => ("5xx, cut short, or of no use".to_owned(), FAILING_ADVICE),
-            })
-        }
-        ApiState::Busy => Some((
-            format!("{} requests in flight, which is the limit", api.request_limit.most()),
-            "if the upstream's time has risen, it is slow; else raise `max_requests` and reload",
-        )),
     }
 }
 
@@ -661,23 +632,5 @@ mod tests {
             assert_eq!((api.requests, api.errors, api.in_flight, api.would_refuse), (Some(0), Some(0), Some(0), Some(0)));
             assert_eq!((api.reason.as_deref(), api.advice.as_deref()), (Some("no token"), Some("see the account")));
         }
-    }
-
-    #[test]
-    fn a_busy_api_names_its_limit_and_a_failing_one_its_upstream() {
-        let status = reader(Phase::Running, &[("a", &[])], &[]);
-        let view = Arc::clone(&status.view.borrow());
-        let told = |state, code: Option<&str>| {
-            let (code, now) = (code.map(str::to_owned), status.clock.now());
-            let standing = ApiStanding { state, code, since: now.moment, began_at: now.wall };
-            trouble(&view.apis[0], &standing).map(|(reason, _)| reason)
-        };
-        assert_eq!(told(ApiState::Served, None), None);
-        assert_eq!(told(ApiState::NoToken, None).as_deref(), Some("no token"));
-        assert_eq!(told(ApiState::Unreachable, None), None, "it was reached meanwhile");
-        assert_eq!(told(ApiState::Failing, None).as_deref(), Some("5xx, cut short, or of no use"));
-        assert_eq!(told(ApiState::Failing, Some("upstream_503")).as_deref(), Some("status 503"));
-        assert_eq!(told(ApiState::Failing, Some("upstream_401")).as_deref(), Some("status 401 and no other"));
-        assert_eq!(told(ApiState::Busy, None).as_deref(), Some("7 requests in flight, which is the limit"));
     }
 }

@@ -39,7 +39,7 @@ fn serving(
     now: Now,
 ) -> String {
     let is_broken = |trouble: &&ApiTrouble| match trouble.standing.state {
-        ApiState::NoToken => trouble.standing.code.as_deref() != Some(PENDING),
+        ApiState::NoToken => trouble.standing.cause.as_ref().is_none_or(|cause| cause.code != PENDING),
         state => state != ApiState::Busy,
     };
     let broken = troubles.iter().filter(is_broken).count();
@@ -58,7 +58,8 @@ fn serving(
             ApiState::Busy => "refuses requests",
             ApiState::NoToken | ApiState::Served => continue,
         };
-        let (since, code) = (time_of_day(standing.began_at, now.wall), standing.code.as_deref().unwrap_or_default());
+        let code = standing.cause.as_ref().map_or("", |cause| &cause.code);
+        let since = time_of_day(standing.began_at, now.wall);
         // Writing to a string can't fail.
         let _ = write!(status_text, "; {api} {what} ({code}) since {since}");
     }
@@ -84,7 +85,8 @@ fn in_words(snapshot: &AccountSnapshot, now: Now) -> String {
     let again = snapshot.retry_at(now).map(|at| format!(", next attempt {}", time(at))).unwrap_or_default();
     match snapshot.state() {
         None if snapshot.is_usable(now.moment) => "ready (no log-in)".to_owned(),
-        None => format!("has no organization ({code})"),
+        None if snapshot.lacks_organization() => format!("has no organization ({code})"),
+        None => "reading its organization".to_owned(),
         Some(StateName::LoggedOut) => "logged out".to_owned(),
         Some(_) if snapshot.trouble(now.moment) == Some(AccountTrouble::TokenRefused) => {
             let since = snapshot.trouble_since(now).map(|at| format!(" since {}", time(at))).unwrap_or_default();
@@ -125,7 +127,10 @@ mod tests {
     use http::StatusCode;
 
     use super::*;
-    use crate::{clock::Moment, status::ApiStanding};
+    use crate::{
+        clock::Moment,
+        status::{ApiStanding, TroubleCause},
+    };
 
     const NOW: Now = Now { moment: Moment::new(Duration::ZERO), wall: UNIX_EPOCH };
 
@@ -178,8 +183,8 @@ mod tests {
     #[test]
     fn an_api_that_is_not_served_comes_before_the_accounts() {
         let trouble = |api: &str, state, code: &str| {
-            let code = Some(code.to_owned());
-            let standing = ApiStanding { state, code, since: Moment::new(Duration::ZERO), began_at: UNIX_EPOCH };
+            let cause = Some(TroubleCause { code: code.to_owned(), reason: String::new(), advice: "" });
+            let standing = ApiStanding { state, cause, since: Moment::new(Duration::ZERO), began_at: UNIX_EPOCH };
             ApiTrouble { api: api.to_owned(), standing }
         };
         let ready = [("default", account(Some(StateName::Ready), Some(1), None, false))];

@@ -38,8 +38,8 @@ use crate::{
     metrics::{Format, Metrics},
     proxy::{BrowserMarks, names_loopback},
     server::{
-        Acceptor, AnswerKind, Balance, BindError, Bound, ConnectionLimit, ConnectionLimits, Peer, RequestBody, RequestService,
-        bind_tcp,
+        Acceptor, AnswerKind, BindError, Bound, ConnectionBalancer, ConnectionLimit, ConnectionLimits, Peer, RequestBody,
+        RequestService, bind_tcp,
     },
     status::{Detail, StatusDocument, StatusReader, TURN_MAX},
 };
@@ -88,7 +88,7 @@ impl TelemetryListener {
         let (on_loopback, page) = (self.address.ip().is_loopback(), StatusPage::new());
         let (recorder, recent) = (Recorder::default(), RecentPages::default());
         let routes = Arc::new(Routes { telemetry, on_loopback, page, recorder, recent });
-        let acceptor = match Acceptor::new(self.bound, connection_limit, Balance::default()) {
+        let acceptor = match Acceptor::new(self.bound, connection_limit, ConnectionBalancer::default()) {
             Ok(acceptor) => acceptor,
             Err(cause) => return error!(listener = %self.address, error = %cause, "health and metrics can't be served"),
         };

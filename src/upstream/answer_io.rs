@@ -1,8 +1,8 @@
-//! A byte stream to an HTTP/1.1 upstream that notes how each answer begins, and ends when bytes come of which nothing comes.
+//! A byte stream to an HTTP/1.1 upstream that notes how each answer begins, and ends an answer that is all overhead.
 //!
 //! It parses nothing: hyper does. It tells apart what hyper's errors don't: bytes that were left over from an earlier answer, and
-//! a head over the limits. Guarantee: of [`IN_VAIN_MAX`] bytes at least some are of an answer's head or body; hyper reads interim
-//! answers, and the zeros and blanks of a chunk's size, for as long as they come.
+//! a head over the limits. Guarantee: at most [`OVERHEAD_MAX`] bytes are read without the head of an answer or a piece of its body;
+//! hyper reads interim answers, and the zeros and blanks of a chunk's size, for as long as they come.
 
 use std::{
     io::{self, IoSlice},
@@ -23,19 +23,19 @@ use crate::upstream_io::UpstreamIo;
 const BEGINNING: &[u8] = b"HTTP/1.";
 /// Where the first digit of its status is (RFC 9112, section 4).
 const STATUS: usize = b"HTTP/1.1 ".len();
-/// How many bytes may come before the head of the answer itself is whole, or between two pieces of its body: more than the largest
-/// head, interim ones before it, and a piece as large as hyper's buffer behind the longest extension of a chunk.
-const IN_VAIN_MAX: usize = 1024 * 1024;
+/// How many bytes may come before the head of an answer is whole, or between two pieces of its body: more than the largest
+/// `max_header_bytes`, interim answers before it, and the longest extension of a chunk. Clients have the same (`server`).
+const OVERHEAD_MAX: usize = 4 * 1024 * 1024;
 
-/// What was read of the present answer until its head was whole.
+/// How far the present answer is.
 #[derive(Debug, Default)]
-pub(super) struct AnswerBeginning {
+pub(super) struct AnswerProgress {
     /// The head of an answer is expected.
     expected: AtomicBool,
     bytes: AtomicUsize,
     lines: AtomicUsize,
     /// How many bytes came since the request was sent, or its answer's head or a piece of its body was given out.
-    in_vain: AtomicUsize,
+    overhead: AtomicUsize,
     /// What follows is not HTTP.
     tunnel: AtomicBool,
     /// An answer began otherwise, with an empty line for example.
@@ -44,12 +44,12 @@ pub(super) struct AnswerBeginning {
     interim: AtomicBool,
 }
 
-impl AnswerBeginning {
+impl AnswerProgress {
     /// The next bytes are those of an answer.
     pub(super) fn expect(&self) {
         self.bytes.store(0, Ordering::Relaxed);
         self.lines.store(0, Ordering::Relaxed);
-        self.in_vain.store(0, Ordering::Relaxed);
+        self.overhead.store(0, Ordering::Relaxed);
         self.interim.store(false, Ordering::Relaxed);
         self.expected.store(true, Ordering::Relaxed);
     }
@@ -57,12 +57,12 @@ impl AnswerBeginning {
     /// The head is whole.
     pub(super) fn head_has_ended(&self) {
         self.expected.store(false, Ordering::Relaxed);
-        self.in_vain.store(0, Ordering::Relaxed);
+        self.overhead.store(0, Ordering::Relaxed);
     }
 
     /// A piece of the body was given out.
     pub(super) fn body_came(&self) {
-        self.in_vain.store(0, Ordering::Relaxed);
+        self.overhead.store(0, Ordering::Relaxed);
     }
 
     /// What follows the head is not HTTP.
@@ -90,13 +90,13 @@ impl AnswerBeginning {
         self.bytes.load(Ordering::Relaxed) >= limits.bytes || self.lines.load(Ordering::Relaxed) > limits.lines
     }
 
-    /// Whether bytes come without end of which nothing comes.
-    fn is_endless(&self) -> bool {
-        self.in_vain.load(Ordering::Relaxed) > IN_VAIN_MAX && !self.tunnel.load(Ordering::Relaxed)
+    /// Whether too many bytes came without a head or a piece of a body.
+    fn is_all_overhead(&self) -> bool {
+        self.overhead.load(Ordering::Relaxed) > OVERHEAD_MAX && !self.tunnel.load(Ordering::Relaxed)
     }
 
     fn read(&self, bytes: &[u8]) {
-        self.in_vain.fetch_add(bytes.len(), Ordering::Relaxed);
+        self.overhead.fetch_add(bytes.len(), Ordering::Relaxed);
         if !self.expected.load(Ordering::Relaxed) {
             return;
         }
@@ -112,7 +112,7 @@ impl AnswerBeginning {
     }
 }
 
-/// Counts line ends, sixteen bytes at a time: the sum of at most 255 bytes fits into one.
+/// Counts line ends in chunks of 255, so that a `u8` holds each sum.
 fn count_lines(bytes: &[u8]) -> usize {
     bytes.chunks(255).map(|some| usize::from(some.iter().map(|byte| u8::from(*byte == b'\n')).sum::<u8>())).sum()
 }
@@ -120,14 +120,14 @@ fn count_lines(bytes: &[u8]) -> usize {
 /// A connection's stream, which notices how each answer begins.
 pub(super) struct AnswerIo {
     stream: UpstreamIo,
-    beginning: Arc<AnswerBeginning>,
+    progress: Arc<AnswerProgress>,
 }
 
 impl AnswerIo {
     /// Notes in the second value how the answers on `stream` begin.
-    pub(super) fn new(stream: UpstreamIo) -> (Self, Arc<AnswerBeginning>) {
-        let beginning = Arc::<AnswerBeginning>::default();
-        (Self { stream, beginning: Arc::clone(&beginning) }, beginning)
+    pub(super) fn new(stream: UpstreamIo) -> (Self, Arc<AnswerProgress>) {
+        let progress = Arc::<AnswerProgress>::default();
+        (Self { stream, progress: Arc::clone(&progress) }, progress)
     }
 }
 
@@ -135,9 +135,9 @@ impl AsyncRead for AnswerIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
-        self.beginning.read(&buffer.filled()[before..]);
-        if self.beginning.is_endless() {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "bytes without end of which nothing comes")));
+        self.progress.read(&buffer.filled()[before..]);
+        if self.progress.is_all_overhead() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "an answer that is all overhead")));
         }
         Poll::Ready(Ok(()))
     }
@@ -193,14 +193,14 @@ mod tests {
     }
 
     /// What is noted of an answer that comes in these pieces.
-    fn noted(pieces: &[&str]) -> AnswerBeginning {
-        let beginning = AnswerBeginning::default();
-        beginning.read(b"not yet");
-        beginning.expect();
+    fn noted(pieces: &[&str]) -> AnswerProgress {
+        let progress = AnswerProgress::default();
+        progress.read(b"not yet");
+        progress.expect();
         for piece in pieces {
-            beginning.read(piece.as_bytes());
+            progress.read(piece.as_bytes());
         }
-        beginning
+        progress
     }
 
     #[test]
@@ -225,9 +225,9 @@ mod tests {
         {
             assert!(!noted(pieces).was_interim(), "{pieces:?}");
         }
-        let beginning = noted(&["HTTP/1.1 100"]);
-        beginning.expect();
-        assert!(!beginning.was_interim(), "of the answer before");
+        let progress = noted(&["HTTP/1.1 100"]);
+        progress.expect();
+        assert!(!progress.was_interim(), "of the answer before");
     }
 
     #[test]
@@ -239,20 +239,20 @@ mod tests {
     }
 
     #[test]
-    fn bytes_of_which_nothing_comes_end() {
-        let beginning = noted(&["HTTP/1.1 103"]);
-        beginning.read(&vec![b'0'; IN_VAIN_MAX - 12]);
-        assert!(!beginning.is_endless());
-        for something_comes in [AnswerBeginning::head_has_ended, AnswerBeginning::body_came, AnswerBeginning::expect] {
-            beginning.read(b"0");
-            assert!(beginning.is_endless());
-            something_comes(&beginning);
-            beginning.read(&vec![b'0'; IN_VAIN_MAX]);
-            assert!(!beginning.is_endless());
+    fn an_answer_that_is_all_overhead_ends() {
+        let progress = noted(&["HTTP/1.1 103"]);
+        progress.read(&vec![b'0'; OVERHEAD_MAX - 12]);
+        assert!(!progress.is_all_overhead());
+        for something_comes in [AnswerProgress::head_has_ended, AnswerProgress::body_came, AnswerProgress::expect] {
+            progress.read(b"0");
+            assert!(progress.is_all_overhead());
+            something_comes(&progress);
+            progress.read(&vec![b'0'; OVERHEAD_MAX]);
+            assert!(!progress.is_all_overhead());
         }
-        beginning.becomes_tunnel();
-        beginning.read(b"0");
-        assert!(!beginning.is_endless());
+        progress.becomes_tunnel();
+        progress.read(b"0");
+        assert!(!progress.is_all_overhead());
     }
 
     #[test]
@@ -261,12 +261,12 @@ mod tests {
         assert!(!noted(&["HTTP/1.1 200 OK\r\n", "\r\n"]).exceeds(limits));
         assert!(noted(&["HTTP/1.1 200 OK\r\n", "a: bcd\r\n"]).exceeds(limits));
         assert!(noted(&["HTTP/1.1 2\n\n\n"]).exceeds(limits));
-        let beginning = noted(&["HTTP/1.1 200 OK\r\n"]);
-        beginning.head_has_ended();
-        beginning.read(&[b'\n'; 100]);
-        assert!(!beginning.exceeds(limits));
-        beginning.expect();
-        beginning.read(b"HTTP/1.1");
-        assert!(!beginning.exceeds(limits) && !beginning.was_odd());
+        let progress = noted(&["HTTP/1.1 200 OK\r\n"]);
+        progress.head_has_ended();
+        progress.read(&[b'\n'; 100]);
+        assert!(!progress.exceeds(limits));
+        progress.expect();
+        progress.read(b"HTTP/1.1");
+        assert!(!progress.exceeds(limits) && !progress.was_odd());
     }
 }

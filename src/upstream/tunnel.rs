@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::task::AbortHandle;
 
 use super::{
-    answer_io::{AnswerBeginning, AnswerIo},
+    answer_io::{AnswerIo, AnswerProgress},
     error::{Cause, SendError},
     http1::{self, AbortOnDrop},
     options::HeadLimits,
@@ -23,7 +23,7 @@ use crate::{allocator::Wiped, connect::Connection};
 /// A connection that was opened for one request for a WebSocket.
 pub(super) struct TunnelConnection<B> {
     sender: SendRequest<B>,
-    beginning: Arc<AnswerBeginning>,
+    progress: Arc<AnswerProgress>,
     limits: HeadLimits,
     driver: AbortHandle,
 }
@@ -34,12 +34,12 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: std::error::Error + Send + Sync,
 {
-    let (stream, beginning) = AnswerIo::new(connection.stream);
+    let (stream, progress) = AnswerIo::new(connection.stream);
     let handshake = http1::builder(limits).handshake(TokioIo::new(stream)).await;
     let (sender, driver) = handshake.map_err(|_| SendError::unsent(Cause::Closed))?;
     // The task ends with its connection: when sender and answer are dropped, or when the connection becomes a tunnel.
     let driver = tokio::spawn(Wiped::throughout(async move { drop(driver.with_upgrades().await) })).abort_handle();
-    Ok(TunnelConnection { sender, beginning, limits, driver })
+    Ok(TunnelConnection { sender, progress, limits, driver })
 }
 
 impl<B> TunnelConnection<B>
@@ -49,20 +49,20 @@ where
 {
     /// Sends a request for a WebSocket. A 101 that agrees to it has hyper's `OnUpgrade` among its extensions; any other answer
     /// is an ordinary one, of which the second value has to be told. Dropping the future closes the connection.
-    pub(super) async fn send(mut self, request: Request<B>) -> Result<(Response<Incoming>, Arc<AnswerBeginning>), SendError> {
+    pub(super) async fn send(mut self, request: Request<B>) -> Result<(Response<Incoming>, Arc<AnswerProgress>), SendError> {
         let in_flight = AbortOnDrop(&self.driver);
-        self.beginning.expect();
+        self.progress.expect();
         let sent = self.sender.send_request(request).await;
-        let response = sent.map_err(|error| SendError::after_sending(http1::cause(&error, &self.beginning, self.limits)))?;
-        self.beginning.head_has_ended();
+        let response = sent.map_err(|error| SendError::after_sending(http1::cause(&error, &self.progress, self.limits)))?;
+        self.progress.head_has_ended();
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             if !agrees_to_websocket(&response) {
                 return Err(SendError::after_sending(Cause::Upgrade));
             }
-            self.beginning.becomes_tunnel();
+            self.progress.becomes_tunnel();
         }
         in_flight.disarm();
-        Ok((response, self.beginning))
+        Ok((response, self.progress))
     }
 }
 

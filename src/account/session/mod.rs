@@ -24,7 +24,7 @@ use super::{
 use crate::clock::{Jitter, Moment};
 
 /// An explicit log-in joins the one in flight, unless that has taken this long: then it begins anew.
-const HANGS_AFTER: Duration = Duration::from_secs(5);
+pub(super) const HANGS_AFTER: Duration = Duration::from_secs(5);
 
 /// The session of one account: its state, and what outlives each state.
 #[derive(Debug)]

@@ -125,7 +125,7 @@ pub fn load(input: Input) -> Loaded {
     let secret_variables = child_environment::secret_variables(&environment, &layers.leaves);
     let [accounts, mut apis] = [Section::Account, Section::Api].map(|section| names(section, &layers));
     let (mut merged, mut findings) = merge(layers, &accounts, &apis);
-    apis.retain(|api| made_by_the_way(api, &merged).map(|fault| findings.faults.push(fault)).is_none());
+    apis.retain(|api| api_of_variables_alone(api, &merged).map(|fault| findings.faults.push(fault)).is_none());
     let judge = |merged: &mut Merged, findings: &mut Findings| {
         build::derive_upstreams(merged, &apis);
         let mut reader = SettingsReader { merged, environment: &environment, defaults, findings };
@@ -292,15 +292,15 @@ fn merge(layers: Layers, accounts: &[String], apis: &[String]) -> (Merged, Findi
     (Merged::new(tables, &leaves), findings)
 }
 
-/// The fault of a variable that makes an API beside those of the file, and does not say where it leads: it is meant for one of them,
-/// and would open an address where everything passes.
-fn made_by_the_way(api: &str, merged: &Merged) -> Option<Fault> {
+/// Reports an API that only variables create beside those of the file, if they set neither `upstream` nor `preset`: the variable is
+/// meant for another API, and an address without rules would open.
+fn api_of_variables_alone(api: &str, merged: &Merged) -> Option<Fault> {
     let table = Section::Api.path(api, "");
     let is_file = |origin: &ValueOrigin| matches!(origin, ValueOrigin::File { .. });
     let of_file = |table: &str| merged.tables().any(|name| format!("{name}.").starts_with(table));
     let set: Vec<_> = merged.values.iter().filter(|(path, _)| path.starts_with(&table)).collect();
-    let leads_somewhere = set.iter().any(|(path, _)| matches!(&path[table.len()..], "upstream" | "preset"));
-    if leads_somewhere || of_file(&table) || !of_file("apis.") || set.iter().any(|(_, (_, origin))| is_file(origin)) {
+    let has_upstream = set.iter().any(|(path, _)| matches!(&path[table.len()..], "upstream" | "preset"));
+    if has_upstream || of_file(&table) || !of_file("apis.") || set.iter().any(|(_, (_, origin))| is_file(origin)) {
         return None;
     }
     let (path, (_, origin)) = set.into_iter().find(|(_, (_, origin))| matches!(origin, ValueOrigin::Variable(_)))?;

@@ -1,4 +1,4 @@
-//! The bodies of requests that are on their way, and what the connection's reading follows from.
+//! Tracks request bodies that are not read to their end, and how much may be read meanwhile.
 
 use std::{
     sync::{
@@ -10,9 +10,10 @@ use std::{
 
 use super::{super::paced::RequestProgress, ConnectionState};
 
-/// How many bytes an HTTP/1.x client may send without a piece of the body that is awaited: more than hyper's buffer, and the
-/// longest extension of a chunk. hyper reads the zeros and blanks of a chunk's size for as long as they come.
-const FRAMING_MAX: usize = 1024 * 1024;
+/// How many bytes an HTTP/1.x client may send without a piece of the body that is awaited: more than the largest
+/// `max_header_bytes`, which is hyper's buffer, and the longest extension of a chunk. hyper reads the zeros and blanks of a chunk's
+/// size for as long as they come. Upstreams have the same (`upstream/answer_io`).
+const OVERHEAD_MAX: usize = 4 * 1024 * 1024;
 
 /// The bodies of a connection's requests.
 #[derive(Default)]
@@ -22,19 +23,19 @@ pub(super) struct Bodies {
     /// Those that are on their way, and whom to wake when no more of them can come.
     under_way: Mutex<Vec<(usize, Option<Waker>)>>,
     /// How many bytes were read over HTTP/1.x since a body began, or a piece of it has come.
-    read_in_vain: AtomicUsize,
+    overhead: AtomicUsize,
 }
 
 impl ConnectionState {
-    /// Counts what was read over HTTP/1.x. Returns whether a body is awaited, and nothing comes of what is read.
-    pub(in crate::server) fn awaits_body_in_vain(&self, bytes: usize) -> bool {
-        let before = self.bodies.read_in_vain.fetch_add(bytes, Ordering::Relaxed);
-        before + bytes > FRAMING_MAX && !self.bodies_under_way().is_empty()
+    /// Counts what was read over HTTP/1.x. Returns whether a body is awaited, and too much came without a piece of it.
+    pub(in crate::server) fn is_all_overhead(&self, bytes: usize) -> bool {
+        let before = self.bodies.overhead.fetch_add(bytes, Ordering::Relaxed);
+        before + bytes > OVERHEAD_MAX && !self.bodies_under_way().is_empty()
     }
 
     /// A piece of a body has come.
     pub(in crate::server) fn body_came(&self) {
-        self.bodies.read_in_vain.store(0, Ordering::Relaxed);
+        self.bodies.overhead.store(0, Ordering::Relaxed);
     }
 
     /// What is in progress over HTTP/2.

@@ -412,8 +412,8 @@ where
             Leased::Tunnel(connection, gauge) => {
                 let (request, beside) = make()?;
                 // Boxed: each request reserves memory for the largest future that it may await, and few open a tunnel.
-                let (response, beginning) = Box::pin(connection.send(request)).await?;
-                let body = |incoming| BodySource::Http1(Http1Body::alone(incoming, beginning, gauge));
+                let (response, progress) = Box::pin(connection.send(request)).await?;
+                let body = |incoming| BodySource::Http1(Http1Body::alone(incoming, progress, gauge));
                 (response.map(|incoming| ResponseBody::new(body(incoming))), beside)
             }
         };

@@ -14,7 +14,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::{
-    super::{answer_io::AnswerBeginning, error::BodyBroken},
+    super::{answer_io::AnswerProgress, error::BodyBroken},
     connection::{Http1Connection, UploadFlag},
     pool::Http1Pool,
 };
@@ -23,7 +23,7 @@ use crate::metrics::ConnectionGauge;
 /// An answer's body.
 pub(in crate::upstream) struct Http1Body<B> {
     incoming: Incoming,
-    beginning: Arc<AnswerBeginning>,
+    progress: Arc<AnswerProgress>,
     after: After<B>,
 }
 
@@ -45,18 +45,18 @@ impl<B> Http1Body<B> {
         pool: Http1Pool<B>,
         upload: UploadFlag,
     ) -> Self {
-        Self { incoming, beginning: connection.beginning(), after: After::Reuse(connection, pool, upload) }
+        Self { incoming, progress: connection.progress(), after: After::Reuse(connection, pool, upload) }
     }
 
     /// The body of an answer whose connection is not kept.
-    pub(in crate::upstream) fn alone(incoming: Incoming, beginning: Arc<AnswerBeginning>, gauge: ConnectionGauge) -> Self {
-        Self { incoming, beginning, after: After::Close { _gauge: gauge } }
+    pub(in crate::upstream) fn alone(incoming: Incoming, progress: Arc<AnswerProgress>, gauge: ConnectionGauge) -> Self {
+        Self { incoming, progress, after: After::Close { _gauge: gauge } }
     }
 
     pub(in crate::upstream) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyBroken>>> {
         let polled = Pin::new(&mut self.incoming).poll_frame(cx).map_err(|_| BodyBroken);
         if polled.is_ready() {
-            self.beginning.body_came();
+            self.progress.body_came();
         }
         polled
     }

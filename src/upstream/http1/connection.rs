@@ -26,7 +26,7 @@ use tokio::{task::AbortHandle, time::Instant};
 
 use super::super::{
     answer_framing,
-    answer_io::{AnswerBeginning, AnswerIo},
+    answer_io::{AnswerIo, AnswerProgress},
     error::{Cause, SendError, Sent},
     keep_alive::{KeepAlive, announced_timeout},
     options::{BODY_BUFFER, HeadLimits},
@@ -45,7 +45,7 @@ const HYPERS_HEADER_LINES: usize = 100;
 pub(in crate::upstream) struct Http1Connection<B> {
     sender: SendRequest<SentBody<B>>,
     written: Arc<AtomicU64>,
-    beginning: Arc<AnswerBeginning>,
+    progress: Arc<AnswerProgress>,
     limits: HeadLimits,
     /// It has carried an exchange.
     used: bool,
@@ -90,13 +90,13 @@ impl<B> Http1Connection<B> {
     }
 
     /// What was read of the present answer.
-    pub(super) fn beginning(&self) -> Arc<AnswerBeginning> {
-        Arc::clone(&self.beginning)
+    pub(super) fn progress(&self) -> Arc<AnswerProgress> {
+        Arc::clone(&self.progress)
     }
 
     /// Whether bytes came in place of an answer, ever.
     pub(super) fn was_odd(&self) -> bool {
-        self.beginning.was_odd()
+        self.progress.was_odd()
     }
 
     /// Closes the connection whatever is still to be written.
@@ -138,13 +138,13 @@ where
         if let Some(address) = connection.stream.peer_address() {
             keep_alive.connected_to(address);
         }
-        let (stream, beginning) = AnswerIo::new(connection.stream);
+        let (stream, progress) = AnswerIo::new(connection.stream);
         let (sender, driver) = builder(limits).handshake(TokioIo::new(stream)).await.map_err(|_| Cause::Closed)?;
         // The task ends with its connection: when the sender and the answer's body are dropped, when an exchange is left
         // unfinished, or when the upstream closes. The exchange in progress learns how the connection ended.
         let driver = tokio::spawn(Wiped::at_the_end(driver)).abort_handle();
         let (written, used, idled) = (connection.written, false, Duration::ZERO);
-        Ok(Self { sender, written, beginning, limits, used, idled, driver, retires, generation, keep_alive, gauge })
+        Ok(Self { sender, written, progress, limits, used, idled, driver, retires, generation, keep_alive, gauge })
     }
 
     /// Sends `request`. Dropping the future closes the connection. The connection is free again when the bodies of both the
@@ -153,13 +153,13 @@ where
         let before = bytes_written(&self.written);
         let (request, upload) = with_upload_flag(request);
         let in_flight = AbortOnDrop(&self.driver);
-        self.beginning.expect();
+        self.progress.expect();
         let response = self.sender.try_send_request(request).await.map_err(|mut error| {
             let unsent = error.take_message().is_some() || bytes_written(&self.written) == before;
             let error = error.into_error();
             let no_answer =
-                !self.beginning.was_interim() && (error.is_parse_status() || (error.is_parse() && self.beginning.was_odd()));
-            let cause = match cause(&error, &self.beginning, self.limits) {
+                !self.progress.was_interim() && (error.is_parse_status() || (error.is_parse() && self.progress.was_odd()));
+            let cause = match cause(&error, &self.progress, self.limits) {
                 Cause::Protocol if self.used && no_answer => Cause::Surplus,
                 cause => cause,
             };
@@ -168,7 +168,7 @@ where
             }
             SendError { cause, sent: if unsent { Sent::Nothing } else { Sent::Something } }
         })?;
-        self.beginning.head_has_ended();
+        self.progress.head_has_ended();
         if std::mem::replace(&mut self.used, true) {
             self.keep_alive.answered();
         }
@@ -222,11 +222,11 @@ pub async fn send_once(
 }
 
 /// What an error of hyper's means on a connection that began its answer so.
-pub(in crate::upstream) fn cause(error: &hyper::Error, beginning: &AnswerBeginning, limits: HeadLimits) -> Cause {
+pub(in crate::upstream) fn cause(error: &hyper::Error, progress: &AnswerProgress, limits: HeadLimits) -> Cause {
     match classify(error) {
         // A length that hyper can't count has the same error as a head that is too large.
-        Cause::HeadTooLarge if !beginning.exceeds(limits) => Cause::Protocol,
-        Cause::Closed if beginning.has_come() => Cause::BrokenOff,
+        Cause::HeadTooLarge if !progress.exceeds(limits) => Cause::Protocol,
+        Cause::Closed if progress.has_come() => Cause::BrokenOff,
         cause => cause,
     }
 }

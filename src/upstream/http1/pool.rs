@@ -123,17 +123,17 @@ impl<B> Http1Pool<B> {
 
     fn pop(&self, limit: Duration) -> Option<Http1Connection<B>> {
         let idle = &mut self.lock().idle;
-        let newest = idle.last()?;
+        let since = idle.last()?.since;
         let now = clock::instant();
+        let mut idled = now.duration_since(since);
         // Sorted by age: when the newest has been idle for too long, all have.
-        if now.duration_since(newest.since) > limit {
-            return None;
-        }
-        while let Some(mut newest) = idle.pop() {
+        while idled <= limit {
+            let mut newest = idle.pop()?;
             if now < newest.connection.retires {
-                newest.connection.idled = now.duration_since(newest.since);
-                return (newest.connection.idled <= limit).then_some(newest.connection);
+                newest.connection.idled = idled;
+                return Some(newest.connection);
             }
+            idled = now.duration_since(idle.last()?.since);
         }
         None
     }

@@ -14,6 +14,7 @@ impl ConnectError {
         match self {
             Self::DnsFailed | Self::DnsTimeout => "check the host name in `upstream` or `login_url`, and this machine's resolver",
             Self::Refused | Self::Unreachable | Self::Timeout => "check `upstream` or `login_url`, firewalls and routes",
+            Self::NoDescriptor => "raise `LimitNOFILE=` or `ulimit -n`, or lower `max_requests`",
             Self::TlsFailed(fault) => fault.advice(),
             Self::CertificateRejected(fault) => fault.advice(),
             Self::Egress(error) => error.advice(),
@@ -150,6 +151,7 @@ mod tests {
             has(&error, error.advice());
             has(&EgressError::on_the_way(error), EgressError::on_the_way(error).advice());
         }
+        has(&ConnectError::NoDescriptor, ConnectError::NoDescriptor.advice());
         for error in [EgressError::CredentialsRefused, EgressError::Denied(403), EgressError::Closed, EgressError::NotHttp] {
             has(&ConnectError::Egress(error), error.advice());
         }

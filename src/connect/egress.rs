@@ -74,6 +74,7 @@ impl EgressError {
     /// Makes an error about the upstream one about the proxy, which is where it happened.
     pub(super) fn on_the_way(error: ConnectError) -> ConnectError {
         ConnectError::Egress(match error {
+            ConnectError::NoDescriptor => return error,
             ConnectError::DnsFailed => Self::DnsFailed,
             ConnectError::DnsTimeout => Self::DnsTimeout,
             ConnectError::Refused => Self::Refused,

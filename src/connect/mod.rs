@@ -64,6 +64,9 @@ pub enum ConnectError {
     /// There is no route to the address.
     #[error("the upstream could not be reached")]
     Unreachable,
+    /// This process, or the machine, has no file descriptor left.
+    #[error("no file descriptor is left for a connection")]
+    NoDescriptor,
     /// TCP or TLS did not finish in time.
     #[error("connecting to the upstream took too long")]
     Timeout,

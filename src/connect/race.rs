@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::io::Errno;
 use tokio::{net::TcpStream, time::sleep};
 
 use super::ConnectError;
@@ -86,9 +87,10 @@ fn interleaved(addresses: &[SocketAddr]) -> Vec<SocketAddr> {
     all
 }
 
-/// Error precedence: refused, then timed out, then unreachable.
+/// Error precedence: ours, then refused, then timed out, then unreachable.
 fn of_higher_precedence(before: Option<ConnectError>, now: ConnectError) -> ConnectError {
     let rank = |error| match error {
+        ConnectError::NoDescriptor => 3,
         ConnectError::Refused => 2,
         ConnectError::Timeout => 1,
         _ => 0,
@@ -98,6 +100,7 @@ fn of_higher_precedence(before: Option<ConnectError>, now: ConnectError) -> Conn
 
 fn classify(error: &io::Error) -> ConnectError {
     match error.kind() {
+        _ if matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE)) => ConnectError::NoDescriptor,
         io::ErrorKind::ConnectionRefused => ConnectError::Refused,
         io::ErrorKind::TimedOut => ConnectError::Timeout,
         _ => ConnectError::Unreachable,
@@ -214,6 +217,10 @@ mod tests {
         let (dead, _held) = refusing();
         assert_eq!(connect(&[dead]).await.unwrap_err(), ConnectError::Refused);
         assert_eq!(of_higher_precedence(Some(ConnectError::Unreachable), ConnectError::Refused), ConnectError::Refused);
+        for errno in [Errno::MFILE, Errno::NFILE] {
+            let ours = classify(&errno.into());
+            assert_eq!(of_higher_precedence(Some(ConnectError::Refused), ours), ConnectError::NoDescriptor);
+        }
         assert_eq!(of_higher_precedence(Some(ConnectError::Refused), ConnectError::Timeout), ConnectError::Refused);
         assert_eq!(of_higher_precedence(Some(ConnectError::Unreachable), ConnectError::Timeout), ConnectError::Timeout);
         assert_eq!(connect(&[]).await.unwrap_err(), ConnectError::Unreachable);

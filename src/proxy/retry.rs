@@ -117,6 +117,7 @@ const fn is_curable(cause: Cause) -> bool {
         Cause::Connect(
             ConnectError::DnsFailed
             | ConnectError::DnsTimeout
+            | ConnectError::NoDescriptor
             | ConnectError::Timeout
             | ConnectError::CertificateRejected(_)
             | ConnectError::Egress(_),
@@ -149,7 +150,8 @@ mod tests {
         Cause::Connect(ConnectError::Unreachable),
         Cause::Connect(ConnectError::TlsFailed(TlsFault::Closed)),
     ];
-    const INCURABLE: [Cause; 9] = [
+    const INCURABLE: [Cause; 10] = [
+        Cause::Connect(ConnectError::NoDescriptor),
         Cause::Connect(ConnectError::DnsFailed),
         Cause::Connect(ConnectError::DnsTimeout),
         Cause::Connect(ConnectError::Timeout),

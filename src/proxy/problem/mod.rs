@@ -156,6 +156,7 @@ impl ProxyError {
                 Cause::Connect(ConnectError::DnsTimeout) => (Code::DnsTimeout, "dns_timeout"),
                 Cause::Connect(ConnectError::Refused) => (Code::ConnectFailed, "connection_refused"),
                 Cause::Connect(ConnectError::Unreachable) => (Code::ConnectFailed, "destination_ip_unroutable"),
+                Cause::Connect(ConnectError::NoDescriptor) => (Code::ConnectFailed, "proxy_internal_error"),
                 Cause::Connect(ConnectError::Timeout) => (Code::ConnectTimeout, "connection_timeout"),
                 Cause::Connect(ConnectError::TlsFailed(_)) => (Code::TlsFailed, "tls_protocol_error"),
                 Cause::Connect(ConnectError::CertificateRejected(_)) => (Code::CertificateRejected, "tls_certificate_error"),

@@ -23,7 +23,8 @@ const REFUSALS: [Refusal; 13] = [
 ];
 const REASONS: [Why; 6] =
     [Why::LoggedOut, Why::TokenPending, Why::Replaced, Why::LoginFailing, Why::LoginRejected, Why::NoOrganization];
-const CAUSES: [Cause; 24] = [
+const CAUSES: [Cause; 25] = [
+    Cause::Connect(ConnectError::NoDescriptor),
     Cause::Connect(ConnectError::DnsFailed),
     Cause::Connect(ConnectError::DnsTimeout),
     Cause::Connect(ConnectError::Refused),
@@ -106,6 +107,7 @@ fn every_cause_has_its_status_code_and_proxy_status() {
     answers(failed(Cause::Connect(ConnectError::DnsTimeout)), 504, "dns_timeout", "dns_timeout");
     answers(failed(Cause::Connect(ConnectError::Refused)), 502, "connect_failed", "connection_refused");
     answers(failed(Cause::Connect(ConnectError::Unreachable)), 502, "connect_failed", "destination_ip_unroutable");
+    answers(failed(Cause::Connect(ConnectError::NoDescriptor)), 502, "connect_failed", "proxy_internal_error");
     answers(failed(Cause::Connect(ConnectError::Timeout)), 504, "connect_timeout", "connection_timeout");
     answers(failed(Cause::Connect(ConnectError::TlsFailed(TlsFault::NotTls))), 502, "tls_failed", "tls_protocol_error");
     answers(

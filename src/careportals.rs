@@ -18,7 +18,7 @@ pub struct Preset {
     pub login: &'static str,
 }
 
-/// All presets, in the order of the documentation.
+/// All presets, in the order of the documentation; the first one is the default.
 pub const PRESETS: [Preset; 5] = [
     Preset { name: "careportals", upstream: "https://api.careportals.com", login: "/patient/auth" },
     Preset { name: "patient", upstream: "https://patient-api.portals.care", login: "/auth/login" },

@@ -1,7 +1,9 @@
 //! The Prometheus encoding: every family with its name, its type and its series.
 //!
 //! `prometheus-client` writes the text; this file decides which series there are. The usual counters are shown from the start,
-//! so that a rate sees their first increment; the others are shown once they are not zero.
+//! so that a rate sees their first increment; the others are shown once they are not zero. To add a metric: count it
+//! in `meter` (for each API) or in [`Metrics`](super::Metrics), show its family here (a counter without `_total`, which the library
+//! adds), and describe it in `docs/metrics.md`.
 
 use std::{
     collections::BTreeMap,

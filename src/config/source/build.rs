@@ -19,7 +19,7 @@ use super::{
     warnings,
 };
 use crate::{
-    careportals::{LOGIN_PATHS, Preset},
+    careportals::{LOGIN_PATHS, PRESETS, Preset},
     config::{Account, AccountId, Api, Config, Endpoint, Login, Reloadable, RequireHeader, RestartOnly, Source, Tls},
     path::LoginPaths,
 };
@@ -28,7 +28,7 @@ use crate::{
 pub(super) fn derive_upstreams(merged: &mut Merged, apis: &[String]) {
     for api in apis {
         let written = merged.values.get(&format!("apis.{api}.preset"));
-        let name = written.map_or(Some("careportals"), |(name, _)| name.as_str());
+        let name = written.map_or(Some(PRESETS[0].name), |(name, _)| name.as_str());
         if let Some(preset) = name.and_then(Preset::from_name) {
             let upstream = (Value::from(preset.upstream), ValueOrigin::Preset);
             merged.values.entry(format!("apis.{api}.upstream")).or_insert(upstream);

@@ -4,7 +4,8 @@ use super::same_name;
 use crate::careportals::ORGANIZATION_HEADER;
 
 /// Fields of a request that never pass, whatever the settings say: those that the sidecar sets itself, those of one connection,
-/// those that claim where a request came from, and those that change its meaning after it was judged.
+/// those that claim where a request came from, and those that change its meaning after it was judged. To add one: here,
+/// `docs/forwarding.md`, a row of `tests/corpus/requests/forwarding.jsonl`, and `tests/fuzz/headers.rs`.
 pub(super) const REMOVED_FROM_REQUESTS: [&str; 27] = [
     "authorization",
     ORGANIZATION_HEADER,

@@ -190,7 +190,7 @@ impl SharedDescriptors {
         self.limit_with(limit, FIRST_GRACE)
     }
 
-    /// The same for an address whose clients send as soon as they have connected, and must not wait for silent ones.
+    /// Makes a limit for an address whose clients send as soon as they have connected, and must not wait for silent ones.
     #[must_use]
     pub fn limit_of_probes(&self, limit: usize) -> ConnectionLimit {
         self.limit_with(limit, FIRST_GRACE_OF_PROBES)

@@ -40,6 +40,7 @@ use crate::{
     },
     resources::Runtime,
     systemd::Systemd,
+    tls,
 };
 
 /// The exit code for an invalid configuration, as in sysexits.h.
@@ -241,6 +242,11 @@ fn check_settings(mut loaded: Loaded, online: bool, strict: bool) -> ExitCode {
         }
     }
     app::judge(&mut loaded);
+    // Where a file gives no answer, that is told already.
+    let of_roots = loaded.config.as_ref().filter(|_| loaded.faults.is_empty()).map(|config| tls::warnings(&config.tls));
+    for (key, message, hint) in of_roots.into_iter().flatten() {
+        loaded.warn(&key, message, hint);
+    }
     let shown = print(|out| source::render_check(&loaded, out));
     let could_write = shown == ExitCode::SUCCESS;
     let shown = if strict && !loaded.warnings.is_empty() { ExitCode::FAILURE } else { shown };

@@ -28,7 +28,8 @@ const SHORTAGE_GAP: Duration = Duration::from_secs(10);
 const SHORTAGE_STEP: Duration = Duration::from_millis(100);
 
 /// A client that waits for so long before it gives up says something about the upstream.
-const GIVES_UP_AFTER: Duration = Duration::from_secs(1);
+/// That it has gone is noticed up to half a second late.
+const GIVES_UP_AFTER: Duration = Duration::from_millis(1500);
 /// How many reasons why no connection can be made the log tells of one outage.
 const LOGGED_MAX: usize = 8;
 
@@ -124,7 +125,8 @@ impl ApiHealth {
     }
 
     /// A client gave up after it had `waited`, with its whole request sent and no answer. It may have been in a hurry, or have asked for
-    /// what takes long: the second one in a row that waited for [`GIVES_UP_AFTER`] begins an outage.
+    /// what takes long: one that waited for [`GIVES_UP_AFTER`] begins an outage if it came after another one had given up, with no
+    /// answer since.
     pub(super) fn given_up(&self, api: &str, waited: Duration, now: Moment) {
         if waited < GIVES_UP_AFTER {
             return;
@@ -134,7 +136,7 @@ impl ApiHealth {
             self.0.has_unanswered.store(true, Ordering::Relaxed);
             let first = unanswered.given_up;
             unanswered.given_up.get_or_insert(now);
-            first.filter(|_| unanswered.outage.is_none())
+            first.filter(|first| unanswered.outage.is_none() && now.since(*first) >= waited)
         };
         if let Some(first) = first {
             self.begin_outage(api, ProxyError::UpstreamTimeout, first, true);
@@ -299,15 +301,17 @@ mod tests {
         health.given_up("a", GIVES_UP_AFTER, at(1));
         assert_eq!(health.outage(), None);
         health.answered("a");
-        health.given_up("a", GIVES_UP_AFTER, at(2));
-        health.given_up("a", GIVES_UP_AFTER, at(3));
-        health.given_up("a", GIVES_UP_AFTER, at(4));
-        assert_eq!(health.outage(), Some(Outage { since: at(2), error: ProxyError::UpstreamTimeout }));
+        for time in [2_000, 2_001, 3_000, 3_499] {
+            health.given_up("a", GIVES_UP_AFTER, at(time));
+            assert_eq!(health.outage(), None, "it had come before the first one gave up");
+        }
+        health.given_up("a", GIVES_UP_AFTER, at(3_500));
+        assert_eq!(health.outage(), Some(Outage { since: at(2_000), error: ProxyError::UpstreamTimeout }));
         health.answered("a");
         assert_eq!(health.outage(), None);
         health.failed("a", failed(Cause::Closed), at(5));
-        health.given_up("a", GIVES_UP_AFTER, at(6));
-        health.given_up("a", GIVES_UP_AFTER, at(7));
+        health.given_up("a", GIVES_UP_AFTER, at(2_000));
+        health.given_up("a", GIVES_UP_AFTER, at(4_000));
         let outage = Outage { since: at(5), error: failed(Cause::Closed) };
         assert_eq!(health.outage(), Some(outage), "what a request met says more");
     }

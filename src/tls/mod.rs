@@ -399,7 +399,7 @@ fn provider() -> Arc<CryptoProvider> {
 fn roots(tls: &Tls) -> Result<(RootCertStore, PrivateRoots), TlsSetupError> {
     let mut store = RootCertStore::empty();
     if let Some(path) = &tls.ca_only_file {
-        add_file(&mut store, "ca_only_file", path)?;
+        trust_file(&mut store, "ca_only_file", path)?;
         return Ok((store, PrivateRoots::Only));
     }
     // An unreadable file is no reason to fail: if its root is needed, the server's certificate will not be trusted.
@@ -408,7 +408,7 @@ fn roots(tls: &Tls) -> Result<(RootCertStore, PrivateRoots), TlsSetupError> {
     let mut private = PrivateRoots::None;
     if let Some(path) = &tls.ca_file {
         let mut own = RootCertStore::empty();
-        add_file(&mut own, "ca_file", path)?;
+        trust_file(&mut own, "ca_file", path)?;
         store.extend(own.roots.iter().cloned());
         private = PrivateRoots::Besides(verifier(Arc::new(own)));
     }
@@ -437,19 +437,35 @@ fn verify(
     verifier.verify_server_cert(server, intermediates, name, &[], time).map(drop)
 }
 
-fn add_file(store: &mut RootCertStore, setting: &'static str, path: &Path) -> Result<(), TlsSetupError> {
+/// Adds the certificates of a file, and returns how many are broken.
+fn add_file(store: &mut RootCertStore, setting: &'static str, path: &Path) -> Result<usize, TlsSetupError> {
     let text = files::read(path).map_err(|error| TlsSetupError::unreadable(setting, path, &error))?;
     let found: Vec<_> = pem::certificates(&text).collect();
     let certificates = found.len();
     let (added, _) = store.add_parsable_certificates(found.into_iter().flatten());
-    if added == 0 {
-        return Err(TlsSetupError::NoCertificate { setting, path: path.to_owned() });
-    }
-    if added < certificates {
-        let unusable = certificates - added;
+    if added == 0 { Err(TlsSetupError::NoCertificate { setting, path: path.to_owned() }) } else { Ok(certificates - added) }
+}
+
+/// Adds the certificates of a file, and logs how many are broken.
+fn trust_file(store: &mut RootCertStore, setting: &'static str, path: &Path) -> Result<(), TlsSetupError> {
+    let unusable = add_file(store, setting, path)?;
+    if unusable > 0 {
         warn!(setting, path = %path.display(), unusable, "certificates of a file are broken: they are not trusted");
     }
     Ok(())
+}
+
+/// What may be wrong with files of roots that can be used: for each, the setting, the words and a hint.
+#[must_use]
+pub fn warnings(tls: &Tls) -> Vec<(String, String, &'static str)> {
+    let files = [("ca_only_file", &tls.ca_only_file), ("ca_file", &tls.ca_file)];
+    let broken = |(setting, path): (&'static str, &Option<PathBuf>)| {
+        let path = path.as_ref()?;
+        let unusable = add_file(&mut RootCertStore::empty(), setting, path).ok().filter(|unusable| *unusable > 0)?;
+        let message = format!("{unusable} of the certificates in {} are broken: they are not trusted", path.display());
+        Some((setting.to_owned(), message, "write each whole, from its `-----BEGIN` line to its `-----END` line, or take it out"))
+    };
+    files.into_iter().filter_map(broken).collect()
 }
 
 #[cfg(test)]

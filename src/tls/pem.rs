@@ -38,8 +38,8 @@ fn blocks(pem: &[u8]) -> impl Iterator<Item = Block<'_>> {
         for line in lines.by_ref() {
             block.is_whole = line.starts_with(LAST);
             // Where files were joined that do not end with a line's end, the next block begins on the same line.
-            begun = if block.is_whole { line.windows(FIRST.len()).position(|some| some == FIRST) } else { Some(0) }
-                .and_then(|at| label_of(&line[at..]));
+            let first = || line.windows(FIRST.len()).position(|some| some == FIRST);
+            begun = if line.contains(&b'-') { first().and_then(|at| label_of(&line[at..])) } else { None };
             if block.is_whole || begun.is_some() {
                 break;
             }
@@ -114,8 +114,10 @@ mod tests {
         assert_eq!(read(&joined), [whole.clone(), whole.clone()].concat());
         let without_line_end = CERTIFICATE.trim_end().to_owned() + CERTIFICATE;
         assert_eq!(read(without_line_end.as_bytes()), [whole.clone(), whole.clone()].concat());
-        let cut = CERTIFICATE.replace("-----END CERTIFICATE-----", "") + CERTIFICATE;
-        assert_eq!(read(cut.as_bytes()), [vec![Err(BrokenBlock)], whole.to_vec()].concat(), "what follows one that was cut");
+        for cut in [CERTIFICATE.replace("-----END CERTIFICATE-----", ""), CERTIFICATE[..34].to_owned()] {
+            let followed = cut + CERTIFICATE;
+            assert_eq!(read(followed.as_bytes()), [vec![Err(BrokenBlock)], whole.to_vec()].concat(), "{followed}");
+        }
     }
 
     #[test]

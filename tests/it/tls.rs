@@ -333,6 +333,8 @@ fn a_broken_certificate_beside_a_good_one_is_told() {
     let cut = authority.pem.replace("-----END CERTIFICATE-----", "");
     let mut setup = Setup::without_login(&peer.base_url(), &format!("{cut}{}", authority.pem));
     setup.variable("CAREPORTALS_LOG", "info");
+    let checked = setup.output("check");
+    assert!(checked.stdout.contains("1 of the certificates in ") && checked.code == Some(0), "{checked:?}");
     let sidecar = setup.start();
     assert_eq!(sidecar.get("/a").status, 200);
     let line = sidecar.wait_for_log("certificates of a file are broken: they are not trusted");

@@ -29,7 +29,7 @@ const SHORTAGE_STEP: Duration = Duration::from_millis(100);
 
 /// A client that waits for so long before it gives up says something about the upstream.
 /// That it has gone is noticed up to half a second late.
-const GIVES_UP_AFTER: Duration = Duration::from_millis(1500);
+const GIVES_UP_AFTER: Duration = Duration::from_secs(2);
 /// How many reasons why no connection can be made the log tells of one outage.
 const LOGGED_MAX: usize = 8;
 
@@ -301,11 +301,11 @@ mod tests {
         health.given_up("a", GIVES_UP_AFTER, at(1));
         assert_eq!(health.outage(), None);
         health.answered("a");
-        for time in [2_000, 2_001, 3_000, 3_499] {
+        for time in [2_000, 2_001, 3_000, 3_999] {
             health.given_up("a", GIVES_UP_AFTER, at(time));
             assert_eq!(health.outage(), None, "it had come before the first one gave up");
         }
-        health.given_up("a", GIVES_UP_AFTER, at(3_500));
+        health.given_up("a", GIVES_UP_AFTER, at(4_000));
         assert_eq!(health.outage(), Some(Outage { since: at(2_000), error: ProxyError::UpstreamTimeout }));
         health.answered("a");
         assert_eq!(health.outage(), None);

@@ -368,6 +368,7 @@ fn readiness(phase: Phase, accounts: impl Iterator<Item = (String, AccountSnapsh
         let (code, text) = match snapshot.state() {
             Some(state) => without_token(state),
             None if snapshot.lacks_organization() => ("no_organization", "the organization is missing"),
+            None if !snapshot.is_usable(now) => ("no_organization", "the organization is being read"),
             None => return None,
         };
         let text = snapshot.last_error().map_or_else(|| text.to_owned(), |error| format!("{text}: {error}"));

@@ -112,7 +112,7 @@ fn an_upstream_that_answers_no_client_before_it_gives_up_is_unreachable() {
     until("their requests are over", || api(&sidecar)["in_flight"] == 0);
     assert_eq!(api(&sidecar)["state"], "served", "they were in a hurry");
     for _ in 0..2 {
-        give_up("/users", Duration::from_millis(1600));
+        give_up("/users", Duration::from_millis(2100));
         until("their requests are over", || api(&sidecar)["in_flight"] == 0);
     }
     let api = until_state(&sidecar, "unreachable");
@@ -134,7 +134,7 @@ fn clients_that_give_up_for_other_reasons_do_not_make_an_upstream_unreachable() 
     for client in &mut clients {
         client.write(b"POST /_sim/echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\nhalf");
     }
-    let_time_pass("both clients pause in their bodies", Duration::from_millis(1600));
+    let_time_pass("both clients pause in their bodies", Duration::from_millis(2100));
     drop(clients);
     until("their requests are over", || api(&sidecar)["in_flight"] == 0);
     never("the API is unreachable", Duration::from_millis(300), || api(&sidecar)["state"] != "served");

@@ -11,8 +11,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::harness::{
-    Answer, Connection, Crowd, LETS_DEBUGGERS_IN, Request, Setup, Sidecar, Stalled, now, revoke, simulator, until, until_some,
-    until_within,
+    Answer, Connection, Crowd, LETS_DEBUGGERS_IN, ORGANIZATION, Request, Setup, Sidecar, Stalled, now, revoke, simulator, until,
+    until_some, until_within,
 };
 
 fn observed(simulator: &Simulator) -> Setup {
@@ -338,4 +338,19 @@ fn a_burst_of_silent_connections_keeps_no_probe_waiting_for_a_second() {
     let start = now();
     assert_eq!(sidecar.telemetry("/livez").status, 200);
     assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+}
+
+#[test]
+fn an_account_without_log_in_is_not_ready_until_its_organization_is_known() {
+    let simulator = simulator();
+    let mut setup = Setup::without_login(&simulator.base_url(), simulator.ca_pem());
+    let told = setup.dir.path().join("told");
+    let script = format!("while [ ! -e {} ]; do sleep 0.05; done; echo {ORGANIZATION}", told.display());
+    setup.without("CAREPORTALS_ORGANIZATION").with_telemetry();
+    setup.account("organization", &format!(r#"{{ command = ["sh", "-c", "{script}"] }}"#));
+    let sidecar = setup.start();
+    let ready = sidecar.telemetry("/readyz");
+    assert_eq!((ready.status, &ready.json()["reasons"][0]["code"]), (503, &"no_organization".into()), "{ready:?}");
+    std::fs::write(&told, "").unwrap();
+    until("the organization is known", || sidecar.telemetry("/readyz").status == 200);
 }

@@ -106,6 +106,7 @@ impl ProxyError {
             Some(ConnectError::CertificateRejected(fault)) => {
                 format!("certificate not accepted: {}", fault.to_string().split(": ").next().unwrap_or_default())
             }
+            Some(error @ ConnectError::NoDescriptor) => error.to_string(),
             Some(ConnectError::Egress(error)) if self.code() == Code::EgressRefused => format!("egress proxy: {error}"),
             Some(ConnectError::Egress(_)) => format!("egress proxy: {words}"),
             _ => words,

@@ -246,6 +246,7 @@ fn what_happened_is_told_in_a_few_words() {
     for (error, expected) in [
         (connect(ConnectError::Refused), "connection refused"),
         (connect(ConnectError::DnsTimeout), "DNS timeout"),
+        (connect(ConnectError::NoDescriptor), "no file descriptor is left for a connection"),
         (connect(ConnectError::TlsFailed(TlsFault::NotTls)), "TLS protocol error"),
         (
             connect(ConnectError::CertificateRejected(CertificateFault::WrongName)),

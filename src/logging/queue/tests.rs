@@ -117,26 +117,9 @@ fn every_line_is_written_and_flushed_at_the_close() {
 
 #[test]
 fn lines_of_a_failed_write_are_counted_and_later_lines_are_written() {
-    struct Failing {
-        failures: usize,
-        written: mpsc::Sender<String>,
-    }
-    impl Write for Failing {
-        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-            if self.failures > 0 {
-                self.failures -= 1;
-                return Err(io::ErrorKind::BrokenPipe.into());
-            }
-            let _ = self.written.send(String::from_utf8_lossy(text).into_owned());
-            Ok(text.len())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
     let (written, reader) = mpsc::channel();
     let queue = Queue::new(SMALL);
-    queue.start(Failing { failures: 1, written }, report).unwrap();
+    queue.start(Full { failures: 1, written }, report).unwrap();
     queue.send(b"two lines", 2);
     assert_eq!(reader.recv().unwrap(), "lost 2");
     assert_eq!(queue.dropped(), 2);

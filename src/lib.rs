@@ -19,6 +19,7 @@
 //! | 1 settings and output | `metrics` | metrics and their Prometheus encoding |
 //! | 2 wire | `local_http` | an HTTP client for the program's own commands: one request to a daemon on this machine |
 //! | 2 wire | `deadline` | a worker's deadlines, checked together |
+//! | 2 wire | `overhead` | limits what an HTTP/1.x peer sends that is neither head nor body |
 //! | 2 wire | `upstream_io` | a byte stream to upstream that counts the bytes that the kernel took |
 //! | 2 wire | `tls` | the client side of TLS: trusted roots, our own certificate, sessions |
 //! | 2 wire | `connect` | one connection: name, TCP, egress proxy, TLS |
@@ -64,6 +65,7 @@ pub mod local_http;
 pub mod logging;
 pub mod metrics;
 pub mod origin;
+pub mod overhead;
 pub mod path;
 pub mod process;
 pub mod proxy;

@@ -52,8 +52,8 @@ impl Body for RequestBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyCut>>> {
         let this = &mut *self;
         let polled = Pin::new(&mut this.incoming).poll_frame(cx).map_err(|_| BodyCut);
-        if let (Poll::Ready(_), Some(unread)) = (&polled, &this.unread) {
-            unread.state.body_came();
+        if let (Poll::Ready(Some(Ok(frame))), Some(unread)) = (&polled, &this.unread) {
+            unread.state.body_came(frame.data_ref().map_or(0, Bytes::len));
         }
         let ended = match &polled {
             Poll::Ready(None) => true,

@@ -27,19 +27,32 @@ struct Block<'a> {
     is_whole: bool,
 }
 
+/// The lines of a file. Where files were joined that do not end with a line's end, a block begins in the middle of a line: it begins
+/// one here. A byte order mark may stand before any line then.
+fn lines(pem: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let parts = |line| {
+        let mut rest = Some(line);
+        std::iter::from_fn(move || {
+            let line: &[u8] = rest.take()?;
+            // Most lines have no hyphen.
+            let next = line.contains(&b'-').then(|| line.windows(FIRST.len()).skip(1).position(|some| some == FIRST)).flatten();
+            rest = next.map(|at| &line[at + 1..]);
+            Some(next.map_or(line, |at| &line[..=at]))
+        })
+    };
+    let unmarked = |line| <[u8]>::strip_prefix(line, BYTE_ORDER_MARK).unwrap_or(line).trim_ascii();
+    pem.split(|byte| matches!(byte, b'\n' | b'\r')).flat_map(parts).map(unmarked)
+}
+
 /// The blocks of a file. What stands between them is no matter.
 fn blocks(pem: &[u8]) -> impl Iterator<Item = Block<'_>> {
-    // Where files were joined, a mark may stand at any line.
-    let unmarked = |line| <[u8]>::strip_prefix(line, BYTE_ORDER_MARK).unwrap_or(line).trim_ascii();
-    let mut lines = pem.split(|byte| matches!(byte, b'\n' | b'\r')).map(unmarked);
+    let mut lines = lines(pem);
     let mut begun = None;
     std::iter::from_fn(move || {
         let mut block = Block { label: begun.take().or_else(|| lines.find_map(label_of))?, lines: Vec::new(), is_whole: false };
         for line in lines.by_ref() {
             block.is_whole = line.starts_with(LAST);
-            // Where files were joined that do not end with a line's end, the next block begins on the same line.
-            let first = || line.windows(FIRST.len()).position(|some| some == FIRST);
-            begun = if line.contains(&b'-') { first().and_then(|at| label_of(&line[at..])) } else { None };
+            begun = label_of(line);
             if block.is_whole || begun.is_some() {
                 break;
             }
@@ -49,18 +62,19 @@ fn blocks(pem: &[u8]) -> impl Iterator<Item = Block<'_>> {
     })
 }
 
-/// The label, where a line begins a block.
+/// The label, where a line begins a block; empty where the line is cut.
 fn label_of(line: &[u8]) -> Option<&[u8]> {
-    line.strip_prefix(FIRST)?.strip_suffix(b"-----")
+    line.strip_prefix(FIRST).map(|label| label.strip_suffix(b"-----").unwrap_or_default())
 }
 
 /// The certificates of a file, in their order. The longer label is an old one, which OpenSSL reads, too.
 pub(super) fn certificates(pem: &[u8]) -> impl Iterator<Item = Result<CertificateDer<'static>, BrokenBlock>> {
-    blocks(pem).filter(|block| matches!(block.label, b"CERTIFICATE" | b"X509 CERTIFICATE")).map(|block| {
+    // Of a block whose first line is cut nobody knows what it was.
+    blocks(pem).filter(|block| matches!(block.label, b"CERTIFICATE" | b"X509 CERTIFICATE" | b"")).map(|block| {
         let encoded = block.lines.concat();
         let without_blanks = || encoded.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect::<Vec<_>>();
         let decoded = STANDARD.decode(&encoded).or_else(|_| STANDARD.decode(without_blanks()));
-        decoded.ok().filter(|_| block.is_whole).map(CertificateDer::from).ok_or(BrokenBlock)
+        decoded.ok().filter(|_| block.is_whole && !block.label.is_empty()).map(CertificateDer::from).ok_or(BrokenBlock)
     })
 }
 
@@ -114,7 +128,8 @@ mod tests {
         assert_eq!(read(&joined), [whole.clone(), whole.clone()].concat());
         let without_line_end = CERTIFICATE.trim_end().to_owned() + CERTIFICATE;
         assert_eq!(read(without_line_end.as_bytes()), [whole.clone(), whole.clone()].concat());
-        for cut in [CERTIFICATE.replace("-----END CERTIFICATE-----", ""), CERTIFICATE[..34].to_owned()] {
+        assert_eq!(read(format!("subject=A {CERTIFICATE}").as_bytes()), whole);
+        for cut in [CERTIFICATE.replace("-----END CERTIFICATE-----", ""), CERTIFICATE[..34].into(), CERTIFICATE[..20].into()] {
             let followed = cut + CERTIFICATE;
             assert_eq!(read(followed.as_bytes()), [vec![Err(BrokenBlock)], whole.to_vec()].concat(), "{followed}");
         }
@@ -122,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_is_no_whole_block_is_no_certificate() {
-        for (what, by) in [("AAEC", "A*EC"), ("-----END CERTIFICATE-----", "")] {
+        for (what, by) in [("AAEC", "A*EC"), ("-----END CERTIFICATE-----", ""), ("CERTIFICATE-----\nA", "CERT"), ("E-----\nA", "\nA")] {
             assert_eq!(read(CERTIFICATE.replace(what, by).as_bytes()), [Err(BrokenBlock)], "{what}");
         }
         for text in ["", "AAEC", &CERTIFICATE.replace("BEGIN", "BEGIN TRUSTED")] {

@@ -1,8 +1,7 @@
 //! A byte stream to an HTTP/1.1 upstream that notes how each answer begins, and ends an answer that is all overhead.
 //!
 //! It parses nothing: hyper does. It tells apart what hyper's errors don't: bytes that were left over from an earlier answer, and
-//! a head over the limits. Guarantee: at most [`OVERHEAD_MAX`] bytes are read without the head of an answer or a piece of its body;
-//! hyper reads interim answers, and the zeros and blanks of a chunk's size, for as long as they come.
+//! a head over the limits. Guarantee: what is neither the head of an answer nor its body is limited ([`Overhead`]).
 
 use std::{
     io::{self, IoSlice},
@@ -17,15 +16,12 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::options::HeadLimits;
-use crate::upstream_io::UpstreamIo;
+use crate::{overhead::Overhead, upstream_io::UpstreamIo};
 
 /// How every answer of HTTP/1.x begins.
 const BEGINNING: &[u8] = b"HTTP/1.";
 /// Where the first digit of its status is (RFC 9112, section 4).
 const STATUS: usize = b"HTTP/1.1 ".len();
-/// How many bytes may come before the head of an answer is whole, or between two pieces of its body: more than the largest
-/// `max_header_bytes`, interim answers before it, and the longest extension of a chunk. Clients have the same (`server`).
-const OVERHEAD_MAX: usize = 4 * 1024 * 1024;
 
 /// How far the present answer is.
 #[derive(Debug, Default)]
@@ -34,8 +30,7 @@ pub(super) struct AnswerProgress {
     expected: AtomicBool,
     bytes: AtomicUsize,
     lines: AtomicUsize,
-    /// How many bytes came since the request was sent, or its answer's head or a piece of its body was given out.
-    overhead: AtomicUsize,
+    overhead: Overhead,
     /// What follows is not HTTP.
     tunnel: AtomicBool,
     /// An answer began otherwise, with an empty line for example.
@@ -49,7 +44,7 @@ impl AnswerProgress {
     pub(super) fn expect(&self) {
         self.bytes.store(0, Ordering::Relaxed);
         self.lines.store(0, Ordering::Relaxed);
-        self.overhead.store(0, Ordering::Relaxed);
+        self.overhead.begin();
         self.interim.store(false, Ordering::Relaxed);
         self.expected.store(true, Ordering::Relaxed);
     }
@@ -57,12 +52,12 @@ impl AnswerProgress {
     /// The head is whole.
     pub(super) fn head_has_ended(&self) {
         self.expected.store(false, Ordering::Relaxed);
-        self.overhead.store(0, Ordering::Relaxed);
+        self.overhead.begin();
     }
 
     /// A piece of the body was given out.
-    pub(super) fn body_came(&self) {
-        self.overhead.store(0, Ordering::Relaxed);
+    pub(super) fn body_came(&self, bytes: usize) {
+        self.overhead.body_came(bytes);
     }
 
     /// What follows the head is not HTTP.
@@ -90,13 +85,13 @@ impl AnswerProgress {
         self.bytes.load(Ordering::Relaxed) >= limits.bytes || self.lines.load(Ordering::Relaxed) > limits.lines
     }
 
-    /// Whether too many bytes came without a head or a piece of a body.
-    fn is_all_overhead(&self) -> bool {
-        self.overhead.load(Ordering::Relaxed) > OVERHEAD_MAX && !self.tunnel.load(Ordering::Relaxed)
+    /// Whether too much came that is neither head nor body.
+    pub(super) fn is_all_overhead(&self) -> bool {
+        self.overhead.is_too_much() && !self.tunnel.load(Ordering::Relaxed)
     }
 
     fn read(&self, bytes: &[u8]) {
-        self.overhead.fetch_add(bytes.len(), Ordering::Relaxed);
+        self.overhead.read(bytes.len());
         if !self.expected.load(Ordering::Relaxed) {
             return;
         }
@@ -240,19 +235,17 @@ mod tests {
 
     #[test]
     fn an_answer_that_is_all_overhead_ends() {
-        let progress = noted(&["HTTP/1.1 103"]);
-        progress.read(&vec![b'0'; OVERHEAD_MAX - 12]);
-        assert!(!progress.is_all_overhead());
-        for something_comes in [AnswerProgress::head_has_ended, AnswerProgress::body_came, AnswerProgress::expect] {
-            progress.read(b"0");
+        let much = vec![b'0'; 4 * 1024 * 1024];
+        let body_came = |progress: &AnswerProgress| progress.body_came(4 * 1024 * 1024);
+        let others: [fn(&AnswerProgress); 4] =
+            [AnswerProgress::head_has_ended, AnswerProgress::expect, AnswerProgress::becomes_tunnel, body_came];
+        for something_comes in others {
+            let progress = noted(&["HTTP/1.1 103"]);
+            progress.read(&much);
             assert!(progress.is_all_overhead());
             something_comes(&progress);
-            progress.read(&vec![b'0'; OVERHEAD_MAX]);
             assert!(!progress.is_all_overhead());
         }
-        progress.becomes_tunnel();
-        progress.read(b"0");
-        assert!(!progress.is_all_overhead());
     }
 
     #[test]

@@ -51,6 +51,9 @@ impl fmt::Display for ValueOrigin {
 
 /// What is said of a key that there is not.
 pub(super) const NO_SUCH_KEY: &str = "no such key";
+/// What is said of a variable that there is not: as a warning with its end, `IGNORED`.
+pub(super) const NO_SUCH_VARIABLE: &str = "no such variable; ignored";
+const IGNORED: &str = "; ignored";
 
 /// A fault: the daemon does not start, or does not reload, with it.
 pub type Fault = Finding;
@@ -109,8 +112,9 @@ impl Finding {
         is_meant || names.iter().any(|name| is_like(name) && !is_other(name))
     }
 
-    /// The same, with something else that helps.
-    pub(super) fn or_hint(mut self, other: &str) -> Self {
+    /// The same where a command can't go on with it, with something else that helps.
+    pub(super) fn ends_command(mut self, other: &str) -> Self {
+        self.wrong.message = self.wrong.message.strip_suffix(IGNORED).unwrap_or(&self.wrong.message).to_owned();
         self.wrong.hint = Some(self.wrong.hint.map_or_else(|| other.to_owned(), |hint| format!("{hint}; or {other}")));
         self
     }

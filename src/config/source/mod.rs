@@ -199,12 +199,12 @@ pub fn daemon_address(input: &Input) -> DaemonAddress {
     let is_about_control = |fault: &&Fault| fault.may_mean_control_socket() || (has_no_file && fault.is_about_settings_file());
     let about_control = unusable.as_ref().or_else(|| faults.iter().chain(&warnings).find(is_about_control));
     if let Some(fault) = about_control.filter(|_| !control.is_written()) {
-        control.value = Err(fault.clone().or_hint("name the daemon's socket with --control-socket"));
+        control.value = Err(fault.clone().ends_command("name the daemon's socket with --control-socket"));
     }
     // A healthy daemon may run by settings that were changed since. One by a file that can't be read can't be known at all.
     let is_unread = |fault: &&Fault| !matches!(fault.origin, ValueOrigin::File { line: 1.., .. });
     if let Some(fault) = unusable.as_ref().filter(is_unread).filter(|_| !telemetry.is_written()) {
-        telemetry.value = Err(fault.clone().or_hint("name the listener with CAREPORTALS_TELEMETRY_LISTEN"));
+        telemetry.value = Err(fault.clone().ends_command("name the listener with CAREPORTALS_TELEMETRY_LISTEN"));
     }
     faults.splice(..0, unusable).for_each(drop);
     DaemonAddress { telemetry, control, faults }

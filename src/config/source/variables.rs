@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{
     environment::Environment,
-    faults::{Diagnostic, Fault, NO_SUCH_KEY, ValueOrigin, Warning, nearest},
+    faults::{Diagnostic, Fault, NO_SUCH_KEY, NO_SUCH_VARIABLE, ValueOrigin, Warning, nearest},
     file::is_name,
     layers::{Layers, Leaf},
     named_variables::{self, CONFIG, CREDENTIALS_DIR, CREDENTIALS_DIRECTORY, variable_by_path, variable_of},
@@ -44,7 +44,7 @@ fn misspelt(name: &str) -> Option<Warning> {
     // Most of an environment need not be compared.
     let may_be_ours = likely.starts_with("CAR") || likely.contains("PORTAL");
     let meant = nearest(&likely, named_variables::names().map(|(name, ..)| name).filter(|_| may_be_ours))?;
-    let wrong = Diagnostic::new("no such variable; ignored").hint(format!("did you mean `{meant}`?"));
+    let wrong = Diagnostic::new(NO_SUCH_VARIABLE).hint(format!("did you mean `{meant}`?"));
     Some(Warning::of_variable(name, "", wrong))
 }
 
@@ -108,7 +108,7 @@ impl VariableReader<'_> {
         let whole = self.name.strip_suffix("_FILE").filter(|_| near != self.name).and_then(meant);
         let hint = whole.map(|whole| format!("`{whole}` takes no `_FILE`: set it itself"));
         let hint = hint.or_else(|| Some(format!("did you mean `{}`?", meant(near)?)));
-        let wrong = Diagnostic { hint, ..Diagnostic::new("no such variable; ignored") };
+        let wrong = Diagnostic { hint, ..Diagnostic::new(NO_SUCH_VARIABLE) };
         self.layers.findings.warnings.push(Warning::of_variable(self.name, "", wrong));
     }
 

@@ -115,16 +115,16 @@ impl Queue {
     }
 
     fn write_all_to(&self, writer: &mut impl Write, report: impl Fn(u64) -> Vec<u8>) {
-        let mut unflushed = false;
+        let (mut unflushed, mut is_torn) = (false, false);
         loop {
             match self.next(unflushed) {
                 LogWork::Write(entry) => {
-                    let outcome = writer.write_all(&entry.text);
+                    let outcome = write_lines(writer, &entry.text, &mut is_torn);
                     self.settle(&entry, &outcome);
                     unflushed = true;
                 }
                 LogWork::Report(lines) => {
-                    let outcome = writer.write_all(&report(lines));
+                    let outcome = write_lines(writer, &report(lines), &mut is_torn);
                     let mut state = self.lock();
                     state.fails = outcome.is_err();
                     state.unreported += if state.fails { lines } else { 0 };
@@ -177,6 +177,27 @@ impl Queue {
     fn lock(&self) -> MutexGuard<'_, QueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Writes whole lines. A failure in the middle of one `is_torn`: what is written next begins a line of its own.
+fn write_lines(writer: &mut impl Write, text: &[u8], is_torn: &mut bool) -> io::Result<()> {
+    if *is_torn {
+        writer.write_all(b"\n")?;
+        *is_torn = false;
+    }
+    let mut rest = text;
+    while !rest.is_empty() {
+        match writer.write(rest) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => {
+                rest = &rest[written..];
+                *is_torn = !rest.is_empty();
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// Takes events: the formatter writes each whole line at once.

@@ -149,6 +149,52 @@ impl Write for Full {
     }
 }
 
+/// A file on a disk that takes so many bytes more, in each attempt.
+struct NearlyFull {
+    room: mpsc::Receiver<usize>,
+    left: usize,
+    written: mpsc::Sender<u8>,
+}
+
+impl Write for NearlyFull {
+    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+        if self.left == 0 {
+            self.left = self.room.try_recv().unwrap_or(usize::MAX);
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let taken = text.len().min(self.left);
+        self.left -= taken;
+        text[..taken].iter().for_each(|byte| self.written.send(*byte).unwrap());
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_line_that_a_full_disk_took_in_part_is_not_joined_to_the_next_one() {
+    for (room, expected) in [
+        (vec![], "one\ntw\nlost 1\nthree\nfour\n"),
+        // Of the next two attempts nothing is taken.
+        (vec![0, 0], "one\ntw\nfour\nlost 2\n"),
+        // Of the next one the line's end is taken.
+        (vec![1], "one\ntw\nthree\nlost 1\nfour\n"),
+    ] {
+        let (written, bytes) = mpsc::channel();
+        let (more, more_room) = mpsc::channel();
+        room.iter().for_each(|room| more.send(*room).unwrap());
+        let queue = Queue::new(SMALL);
+        for line in ["one\n", "two\n", "three\n", "four\n"] {
+            queue.send(line.as_bytes(), 1);
+        }
+        queue.start(NearlyFull { room: more_room, left: 6, written }, |lines| format!("lost {lines}\n").into_bytes()).unwrap();
+        assert!(queue.close(LONG));
+        assert_eq!(String::from_utf8(bytes.iter().collect()).unwrap(), expected, "{room:?}");
+    }
+}
+
 #[test]
 fn lines_that_a_full_disk_did_not_take_are_reported_once_it_takes_some() {
     let (written, lines) = mpsc::channel();

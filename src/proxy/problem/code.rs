@@ -211,7 +211,7 @@ codes! {
         settings ["connect_timeout"];
     ConnectFailed "connect_failed" BAD_GATEWAY
         title "No connection to the upstream"
-        detail "The connection was refused, or there is no route. Check `upstream` and the network."
+        detail "The connection was refused, there is no route, or the sidecar has no file descriptor left. Check `upstream`, the network, and the sidecar's log."
         settings ["upstream"];
     ConnectTimeout "connect_timeout" GATEWAY_TIMEOUT
         title "No connection to the upstream in time"

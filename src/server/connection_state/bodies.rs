@@ -9,11 +9,7 @@ use std::{
 };
 
 use super::{super::paced::RequestProgress, ConnectionState};
-
-/// How many bytes an HTTP/1.x client may send without a piece of the body that is awaited: more than the largest
-/// `max_header_bytes`, which is hyper's buffer, and the longest extension of a chunk. hyper reads the zeros and blanks of a chunk's
-/// size for as long as they come. Upstreams have the same (`upstream/answer_io`).
-const OVERHEAD_MAX: usize = 4 * 1024 * 1024;
+use crate::overhead::Overhead;
 
 /// The bodies of a connection's requests.
 #[derive(Default)]
@@ -22,20 +18,20 @@ pub(super) struct Bodies {
     given_up: AtomicUsize,
     /// Those that are on their way, and whom to wake when no more of them can come.
     under_way: Mutex<Vec<(usize, Option<Waker>)>>,
-    /// How many bytes were read over HTTP/1.x since a body began, or a piece of it has come.
-    overhead: AtomicUsize,
+    /// What was read over HTTP/1.x since a body began.
+    overhead: Overhead,
 }
 
 impl ConnectionState {
-    /// Counts what was read over HTTP/1.x. Returns whether a body is awaited, and too much came without a piece of it.
+    /// Counts what was read over HTTP/1.x. Returns whether a body is awaited, and too much came that is none.
     pub(in crate::server) fn is_all_overhead(&self, bytes: usize) -> bool {
-        let before = self.bodies.overhead.fetch_add(bytes, Ordering::Relaxed);
-        before + bytes > OVERHEAD_MAX && !self.bodies_under_way().is_empty()
+        self.bodies.overhead.read(bytes);
+        self.bodies.overhead.is_too_much() && !self.bodies_under_way().is_empty()
     }
 
     /// A piece of a body has come.
-    pub(in crate::server) fn body_came(&self) {
-        self.bodies.overhead.store(0, Ordering::Relaxed);
+    pub(in crate::server) fn body_came(&self, bytes: usize) {
+        self.bodies.overhead.body_came(bytes);
     }
 
     /// What is in progress over HTTP/2.
@@ -64,7 +60,7 @@ impl ConnectionState {
     /// A body is on its way. Returns its number.
     pub(in crate::server) fn begin_body(&self) -> usize {
         let number = self.begun.load(Ordering::Relaxed);
-        self.body_came();
+        self.bodies.overhead.begin();
         self.bodies_under_way().push((number, None));
         number
     }

@@ -55,8 +55,8 @@ impl<B> Http1Body<B> {
 
     pub(in crate::upstream) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyBroken>>> {
         let polled = Pin::new(&mut self.incoming).poll_frame(cx).map_err(|_| BodyBroken);
-        if polled.is_ready() {
-            self.progress.body_came();
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            self.progress.body_came(frame.data_ref().map_or(0, Bytes::len));
         }
         polled
     }

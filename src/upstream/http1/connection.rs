@@ -226,6 +226,7 @@ pub(in crate::upstream) fn cause(error: &hyper::Error, progress: &AnswerProgress
     match classify(error) {
         // A length that hyper can't count has the same error as a head that is too large.
         Cause::HeadTooLarge if !progress.exceeds(limits) => Cause::Protocol,
+        Cause::Closed if progress.is_all_overhead() => Cause::Protocol,
         Cause::Closed if progress.has_come() => Cause::BrokenOff,
         cause => cause,
     }

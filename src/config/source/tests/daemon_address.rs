@@ -35,6 +35,14 @@ fn the_usual_order_holds_and_a_broken_file_leaves_the_rest() {
 }
 
 #[test]
+fn a_variable_that_may_be_meant_for_the_socket_is_not_called_ignored() {
+    let found = reached("", &[("CAREPORTALS_CONTROL_SOKET", "/v")]);
+    let fault = found.control.value.unwrap_err().to_string();
+    let expected = "CAREPORTALS_CONTROL_SOKET: no such variable\n  hint: did you mean `CAREPORTALS_CONTROL_SOCKET`?; or name";
+    assert!(fault.starts_with(expected), "{fault}");
+}
+
+#[test]
 fn where_the_file_can_not_be_read_no_command_guesses_the_control_socket() {
     let of = |variables: &[(&str, &str)]| {
         daemon_address(&Input { config_flag: Some("/nonexistent/a.toml".into()), ..input(variables) })

@@ -44,8 +44,11 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
 ///
 /// The file can't be read, or is too large.
 pub fn read_directly(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    fs::File::open(path)?.take(SIZE_MAX + 1).read_to_end(&mut bytes)?;
+    let file = fs::File::open(path)?;
+    // Without room it would be read in many small pieces.
+    let room = file.metadata()?.len().min(SIZE_MAX);
+    let mut bytes = Vec::with_capacity(usize::try_from(room).unwrap_or_default());
+    file.take(SIZE_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > SIZE_MAX { Err(io::ErrorKind::FileTooLarge.into()) } else { Ok(bytes) }
 }
 

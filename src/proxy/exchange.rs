@@ -15,7 +15,7 @@ use super::{
     problem::Code,
     request_id::IdAndPath,
     request_limit::RequestPermit,
-    upload::Upload,
+    upload::{Upload, WaitsFor},
 };
 use crate::{
     account::{Fingerprint, Relogin},
@@ -305,10 +305,14 @@ impl Exchange {
         }
     }
 
-    /// Whether its client gave up for want of an answer, having sent all of its request.
-    fn was_given_up(&self) -> bool {
-        let is_sent = self.upload.as_ref().is_none_or(Upload::has_ended);
-        self.awaits_answer && is_sent
+    /// For how long the answer has been awaited since all of the request was sent; `None`: it is not.
+    fn awaits_answer_for(&self) -> Option<Duration> {
+        let since = match self.upload.as_ref().map(Upload::waits_for) {
+            None => self.started,
+            Some((WaitsFor::Answer, since)) => since,
+            Some(_) => return None,
+        };
+        self.awaits_answer.then(|| since.elapsed())
     }
 }
 
@@ -325,8 +329,10 @@ impl Drop for Exchange {
         let duration = self.started.elapsed();
         let now = route.worker.clock.now();
         let first_byte = self.first_byte;
-        if cut == Some(Cut::ClientClosed) && self.was_given_up() {
-            route.api.health.given_up(&route.api.name, duration, now.moment);
+        if cut == Some(Cut::ClientClosed)
+            && let Some(waited) = self.awaits_answer_for()
+        {
+            route.api.health.given_up(&route.api.name, waited, now.moment);
         }
         self.meter().ended(&Ended { method: &self.method, status, code, cut, duration, first_byte, at: now.moment });
         let line = AccessLine {

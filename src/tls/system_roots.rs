@@ -21,6 +21,9 @@ use crate::{config::NamedRoots, files};
 /// Fedora's `update-ca-trust`.
 const BUNDLED: [&str; 3] = ["/usr/share/ca-certificates", "/usr/local/share/ca-certificates", "/etc/pki/ca-trust/extracted"];
 
+/// The bundles of Debian, Alpine and others, and of Fedora and others.
+const BUNDLES: [&str; 2] = ["/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"];
+
 /// What was found.
 #[derive(Default)]
 pub(super) struct SystemRoots {
@@ -73,6 +76,10 @@ pub(super) fn load(named: Option<NamedRoots>) -> SystemRoots {
             if let Some(file) = file {
                 is_new(&file, &mut known);
                 roots.add_file(&file);
+                if let Some(beside) = beside_named(&file, &directories).filter(|_| !roots.certificates.is_empty()) {
+                    beside.iter().for_each(|file| roots.add_file(file));
+                    return Ok(roots);
+                }
             }
             for directory in directories {
                 roots.add_directory(&directory, &mut known);
@@ -104,6 +111,13 @@ fn bundle_and_directory() -> Vec<PathBuf> {
     let Some(bundle) = found.cert_file.filter(|bundle| bundle.is_file()) else { return Vec::new() };
     let beside = found.cert_dir.iter().flat_map(|directory| beside_bundle(directory, &bundle)).collect::<Vec<_>>();
     [vec![bundle], beside].concat()
+}
+
+/// The files of the named directory whose roots may not be in the named bundle; nothing where these two are not the system's own.
+fn beside_named(file: &Path, directories: &[PathBuf]) -> Option<Vec<PathBuf>> {
+    let [directory] = directories else { return None };
+    let are_its_own = BUNDLES.iter().any(|bundle| file == Path::new(bundle)) && file.parent() == Some(directory);
+    are_its_own.then(|| beside_bundle(directory, file))
 }
 
 /// The files of the directory whose roots may not be in the bundle.
@@ -154,10 +168,32 @@ mod tests {
 
     /// On whatever machine this runs.
     #[test]
+    fn of_a_named_directory_less_is_read_only_beside_the_system_s_own_bundle() {
+        let own = Path::new("/etc/ssl/certs/ca-certificates.crt");
+        let directories = |names: &[&str]| names.iter().map(PathBuf::from).collect::<Vec<_>>();
+        assert!(beside_named(own, &directories(&["/etc/ssl/certs"])).is_some());
+        for (file, named) in [
+            (own, vec![]),
+            (own, directories(&["/etc/pki/tls/certs"])),
+            (own, directories(&["/etc/ssl/certs", "/srv/roots"])),
+            (Path::new("/etc/ssl/certs/own.pem"), directories(&["/etc/ssl/certs"])),
+        ] {
+            assert_eq!(beside_named(file, &named), None, "{file:?} {named:?}");
+        }
+    }
+
+    #[test]
     fn every_root_of_the_system_is_found() {
-        let found = load(None).certificates;
-        for root in load_native_certs().certs {
-            assert!(found.contains(&root));
+        let named = |bundle: &str| {
+            let file = PathBuf::from(bundle);
+            NamedRoots { directories: file.parent().map(Path::to_owned).into_iter().collect(), file: Some(file) }
+        };
+        let bundles = BUNDLES.iter().filter(|bundle| Path::new(bundle).exists());
+        for named in bundles.map(|bundle| Some(named(bundle))).chain([None]) {
+            let found = load(named).certificates;
+            for root in load_native_certs().certs {
+                assert!(found.contains(&root));
+            }
         }
     }
 }

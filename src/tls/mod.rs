@@ -418,6 +418,9 @@ fn roots(tls: &Tls) -> Result<(RootCertStore, PrivateRoots), TlsSetupError> {
     if let Some(path) = found.unreadable {
         warn!(path = %path.display(), "a file of the system's roots of trust can't be read: its roots are not trusted");
     }
+    if let Some(path) = found.broken {
+        warn!(path = %path.display(), "a certificate among the system's roots of trust is broken: it is not trusted");
+    }
     Ok((store, private))
 }
 

@@ -137,7 +137,9 @@ mod tests {
 
     #[test]
     fn what_is_no_whole_block_is_no_certificate() {
-        for (what, by) in [("AAEC", "A*EC"), ("-----END CERTIFICATE-----", ""), ("CERTIFICATE-----\nA", "CERT"), ("E-----\nA", "\nA")] {
+        for (what, by) in
+            [("AAEC", "A*EC"), ("-----END CERTIFICATE-----", ""), ("CERTIFICATE-----\nA", "CERT"), ("E-----\nA", "\nA")]
+        {
             assert_eq!(read(CERTIFICATE.replace(what, by).as_bytes()), [Err(BrokenBlock)], "{what}");
         }
         for text in ["", "AAEC", &CERTIFICATE.replace("BEGIN", "BEGIN TRUSTED")] {

@@ -30,13 +30,20 @@ pub(super) struct SystemRoots {
     pub(super) certificates: Vec<CertificateDer<'static>>,
     /// The first file that could not be read.
     pub(super) unreadable: Option<PathBuf>,
+    /// The first file that holds a broken certificate.
+    pub(super) broken: Option<PathBuf>,
 }
 
 impl SystemRoots {
     /// Reads a file, too. A pipe would be waited for, and some devices never end: these count as unreadable.
     fn add_file(&mut self, path: &Path) {
         match path.is_file().then(|| files::read_directly(path)) {
-            Some(Ok(text)) => self.certificates.extend(pem::certificates(&text).flatten()),
+            Some(Ok(text)) => {
+                let found: Vec<_> = pem::certificates(&text).collect();
+                let is_broken = found.contains(&Err(pem::BrokenBlock));
+                self.broken = self.broken.take().or_else(|| is_broken.then(|| path.to_owned()));
+                self.certificates.extend(found.into_iter().flatten());
+            }
             None | Some(Err(_)) => self.unreadable = self.unreadable.take().or_else(|| Some(path.to_owned())),
         }
     }
@@ -77,7 +84,9 @@ pub(super) fn load(named: Option<NamedRoots>) -> SystemRoots {
                 is_new(&file, &mut known);
                 roots.add_file(&file);
                 if let Some(beside) = beside_named(&file, &directories).filter(|_| !roots.certificates.is_empty()) {
-                    beside.iter().for_each(|file| roots.add_file(file));
+                    for file in &beside {
+                        roots.add_file(file);
+                    }
                     return Ok(roots);
                 }
             }
@@ -180,6 +189,16 @@ mod tests {
         ] {
             assert_eq!(beside_named(file, &named), None, "{file:?} {named:?}");
         }
+    }
+
+    #[test]
+    fn a_broken_root_is_told_and_the_others_are_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("roots.pem");
+        let whole = "-----BEGIN CERTIFICATE-----\nAAEC\n-----END CERTIFICATE-----\n";
+        fs::write(&file, format!("-----BEGIN CERTIFICATE-----\nAAE\n{whole}")).unwrap();
+        let found = load(Some(NamedRoots { file: Some(file.clone()), directories: Vec::new() }));
+        assert_eq!((found.certificates.len(), found.broken, found.unreadable), (1, Some(file), None));
     }
 
     #[test]

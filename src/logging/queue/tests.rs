@@ -184,7 +184,9 @@ fn a_line_that_a_full_disk_took_in_part_is_not_joined_to_the_next_one() {
     ] {
         let (written, bytes) = mpsc::channel();
         let (more, more_room) = mpsc::channel();
-        room.iter().for_each(|room| more.send(*room).unwrap());
+        for room in &room {
+            more.send(*room).unwrap();
+        }
         let queue = Queue::new(SMALL);
         for line in ["one\n", "two\n", "three\n", "four\n"] {
             queue.send(line.as_bytes(), 1);

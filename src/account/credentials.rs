@@ -137,6 +137,8 @@ pub(super) struct LastRead {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Noted {
     pub(super) reading: Reading,
+    /// What the latest reading gave that gave something.
+    pub(super) given: Reading,
     /// Readings of this field so far.
     number: u64,
 }
@@ -156,7 +158,8 @@ impl LastRead {
     pub(super) fn note(&self, which: Field, value: Option<&Secret>) {
         let reading = self.reading_of(value);
         let last = &mut self.read.lock().unwrap_or_else(PoisonError::into_inner)[which as usize];
-        *last = Noted { reading, number: last.number + 1 };
+        let given = if reading == Reading::Nothing { last.given } else { reading };
+        *last = Noted { reading, given, number: last.number + 1 };
         self.noted.notify_one();
     }
 

@@ -328,10 +328,15 @@ impl ActiveDriver {
             self.transition_log.compare_clocks(&self.driver.name, *server, received.wall);
         }
         let outcome = outcome.and_then(|grant| Token::read(grant, identity, generation, life).map_err(LoginError::Malformed));
-        let now = Some(self.driver.clock.now().wall);
-        *(if outcome.is_ok() { &mut self.history.succeeded_at } else { &mut self.history.failed_at }) = now;
-        self.step(Event::Ended(attempt, outcome));
-        // The session has judged the token by now: it may have expired on the way.
+        let now = self.advance(Event::Ended(attempt, outcome));
+        // The session has judged the token by now: it may have expired on the way, or be so old that the next log-in has begun.
+        let session = &self.driver.session;
+        if session.token().is_some_and(|token| token.bearer.generation == generation) {
+            (self.history.succeeded_at, self.history.error) = (Some(now.wall), None);
+        } else {
+            self.history.failed_at = Some(now.wall);
+        }
+        self.tell(now);
         let error = self.history.error.as_ref();
         self.driver.counts.logged_in(error.map_or(LoginOutcome::Ok, LoginError::outcome));
         let answer = error.cloned().map_or(Ok(()), |error| Err(LogInFailed::Failed(error)));
@@ -346,6 +351,12 @@ impl ActiveDriver {
 
     /// Has the session handle an event, carries out its effect, and publishes and logs the result.
     fn step(&mut self, event: Event) {
+        let now = self.advance(event);
+        self.tell(now);
+    }
+
+    /// Has the session handle an event, and carries out its effect.
+    fn advance(&mut self, event: Event) -> Now {
         let now = self.driver.clock.now();
         self.driver.session.set_refusal(self.driver.signals.refusal.current());
         let effect = self.driver.session.step(event, now.moment, &mut self.driver.jitter);
@@ -362,6 +373,11 @@ impl ActiveDriver {
         if self.attempt.is_none() {
             self.history.in_flight_since = None;
         }
+        now
+    }
+
+    /// Publishes and logs how the session is.
+    fn tell(&mut self, now: Now) {
         self.update_history(now);
         self.publish(now);
         self.transition_log.log(&self.driver.name, &self.driver.session, now.moment);

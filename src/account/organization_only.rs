@@ -115,9 +115,11 @@ impl OrganizationOnly {
                         Some(DriverRequest::Unauthorized(_, answer)) => drop(answer.send(false)),
                         Some(DriverRequest::Reconfigure(..)) => {}
                     },
-                    change = self.watch.changed() => if change == CredentialChange::Organization {
-                        // Withdraw it before the new one is read: no request may name the old organization any more.
-                        self.published.publish(None, AccountSnapshot::new(Standing::OrganizationPending));
+                    change = self.watch.changed() => {
+                        if change == CredentialChange::Organization {
+                            // Withdraw it before the new one is read: no request may name the old organization any more.
+                            self.published.publish(None, AccountSnapshot::new(Standing::OrganizationPending));
+                        }
                         return Next::Read;
                     }
                 }

@@ -70,6 +70,17 @@ impl PassedSockets {
         Ok(Self { sockets, left })
     }
 
+    /// Takes back those of listeners that will not be served after all.
+    pub(super) fn put_back(&mut self, listeners: Vec<Listener>) {
+        for Listener { key, bound, .. } in listeners {
+            if let Key::Passed(index) = key
+                && let Some(left) = self.left.get_mut(index)
+            {
+                *left = Some(bound);
+            }
+        }
+    }
+
     /// The names of the sockets that no API listens on.
     pub(super) fn unused(&self) -> impl Iterator<Item = &str> {
         let both = self.sockets.iter().zip(&self.left);

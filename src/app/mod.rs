@@ -14,6 +14,7 @@ mod admin;
 mod daemon;
 mod listener_error;
 mod listeners;
+mod orders;
 mod reload;
 #[cfg(test)]
 mod simulation;

@@ -161,10 +161,20 @@ impl Daemon {
         let Prepared { config, tls, plan, adjustments, required, has_file } = prepared;
         let present: Vec<Key> = self.listeners.iter().map(|listener| listener.key().clone()).collect();
         let listeners = plan.open(&config, &present, &mut self.passed, &self.descriptors.shared).map_err(StartError::Listener)?;
-        let descriptors = self.workers.descriptors(&listeners).map_err(StartError::System)?;
+        let ready = async {
+            let descriptors = self.workers.descriptors(&listeners).map_err(StartError::System)?;
+            let accounts = accounts::reconfigure(&self.snapshot.accounts, &config, &tls, &self.clock, &self.metrics).await?;
+            Ok((descriptors, accounts))
+        };
+        let (descriptors, accounts) = match ready.await {
+            Ok(ready) => ready,
+            Err(refused) => {
+                self.passed.put_back(listeners);
+                return Err(refused);
+            }
+        };
         let mut apis_by_listener = plan.apis_by_listener(&self.listeners);
         apis_by_listener.extend(plan.apis_by_listener(&listeners));
-        let accounts = accounts::reconfigure(&self.snapshot.accounts, &config, &tls, &self.clock, &self.metrics).await?;
         let limits = Limits::of(&config, &apis_by_listener, self.workers.count(), self.descriptors.allowed);
         limits.set(&self.listeners, 0);
         limits.set(&listeners, self.listeners.len());
@@ -172,7 +182,9 @@ impl Daemon {
         let shared =
             apis.map(|((api, requests), required)| self.snapshot.shared_of(api, *requests, &self.metrics, required)).collect();
         let snapshot = Arc::new(Snapshot { config, tls, accounts, shared, apis_by_listener });
-        self.workers.serve_by(&snapshot, descriptors, SWITCH_MAX).await;
+        if !self.workers.serve_by(&snapshot, descriptors, SWITCH_MAX).await {
+            warn!("a worker is stuck: it takes the new settings over as soon as it goes on");
+        }
         let before = std::mem::replace(&mut self.snapshot, snapshot);
         let first_new = self.listeners.len();
         self.listeners.extend(listeners);

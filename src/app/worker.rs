@@ -5,13 +5,14 @@
 use std::{io, num::NonZeroUsize, pin::pin, sync::Arc, thread, time::Duration};
 
 use http::HeaderValue;
-use tokio::{
-    sync::{mpsc, oneshot},
-    time::timeout,
-};
+use tokio::{sync::mpsc, time::timeout};
 use tracing::error;
 
-use super::{listeners::Listener, snapshot::Snapshot};
+use super::{
+    listeners::Listener,
+    orders::{self, OrderReceiver, OrderSender, Orders},
+    snapshot::Snapshot,
+};
 use crate::{
     allocator::{Returns, spare_large_blocks},
     clock::{Clock, Jitter},
@@ -36,19 +37,6 @@ const STREAMS: u32 = 100;
 
 /// How long the workers may take to take over a snapshot. Only a worker that is stuck takes longer; it takes over when it goes on.
 pub(super) const SWITCH_MAX: Duration = Duration::from_secs(2);
-
-/// Commands that may wait while a worker carries one out.
-const COMMANDS: usize = 4;
-
-/// A command to a running worker.
-pub(super) enum WorkerCommand {
-    /// Serve by this snapshot from now on, also at these new listeners.
-    TakeOver { snapshot: Arc<Snapshot>, listeners: Vec<Listener>, done: oneshot::Sender<()> },
-    /// Close every idle upstream connection.
-    CloseIdle { done: oneshot::Sender<()> },
-    /// End now and drop the connections that are left.
-    Stop,
-}
 
 /// What workers run on.
 pub(super) trait WorkerHost {
@@ -95,7 +83,7 @@ pub(super) struct WorkerFactory {
 /// The running workers.
 pub(super) struct Workers {
     threads: Vec<thread::JoinHandle<()>>,
-    commands: Vec<mpsc::Sender<WorkerCommand>>,
+    orders: Vec<OrderSender>,
     finished: Option<mpsc::Receiver<()>>,
     liveness: LivenessProbe,
 }
@@ -104,19 +92,19 @@ impl WorkerFactory {
     /// Starts `count` workers. They accept no connection until [`Workers::serve_by`].
     pub(super) fn start(&self, count: NonZeroUsize, host: &impl WorkerHost) -> io::Result<Workers> {
         let (working, finished) = mpsc::channel(1);
-        let (threads, commands, liveness) = (Vec::new(), Vec::new(), LivenessProbe::default());
-        let mut workers = Workers { threads, commands, finished: Some(finished), liveness };
+        let (threads, orders, liveness) = (Vec::new(), Vec::new(), LivenessProbe::default());
+        let mut workers = Workers { threads, orders, finished: Some(finished), liveness };
         for number in 0..count.get() {
-            let (commands, given) = mpsc::channel(COMMANDS);
+            let (orders, given) = orders::channel();
             let (factory, working, responder) = (self.clone(), working.clone(), workers.liveness.add());
             workers.threads.extend(host.run(number, factory.work(number, given, responder), working)?);
-            workers.commands.push(commands);
+            workers.orders.push(orders);
         }
         Ok(workers)
     }
 
-    /// Serves until a drain has ended the last connection, or until [`WorkerCommand::Stop`].
-    async fn work(self, number: usize, mut commands: mpsc::Receiver<WorkerCommand>, mut responder: Responder) {
+    /// Serves until a drain has ended the last connection, or until it is told to stop.
+    async fn work(self, number: usize, orders: OrderReceiver, mut responder: Responder) {
         spare_large_blocks();
         let deadlines = Deadlines::default();
         let ticking = deadlines.clone();
@@ -139,27 +127,23 @@ impl WorkerFactory {
                 () = &mut begun, if state.is_some() => if let Some(state) = state.take() {
                     state.drain.begin();
                 },
-                command = commands.recv() => match command {
-                    Some(WorkerCommand::TakeOver { snapshot, listeners, done }) => {
-                        if let Some(state) = &mut state {
-                            state.serve_by(&snapshot, listeners);
-                            apis.clone_from(&state.apis);
-                        }
-                        // The daemon may no longer wait for it.
-                        let _ = done.send(());
-                    }
-                    Some(WorkerCommand::CloseIdle { done }) => {
-                        for api in &apis {
-                            api.upstream.close_idle();
-                        }
-                        // The daemon may no longer wait for it.
-                        let _ = done.send(());
-                    }
-                    Some(WorkerCommand::Stop) | None => {
+                Orders { take_over, listeners, close_idle, stop, done } = orders.next() => {
+                    if stop {
                         worker.stop();
                         break;
                     }
-                },
+                    if let (Some(state), Some(snapshot)) = (&mut state, take_over) {
+                        state.serve_by(&snapshot, listeners);
+                        apis.clone_from(&state.apis);
+                    }
+                    if close_idle {
+                        apis.iter().for_each(|api| api.upstream.close_idle());
+                    }
+                    // The daemon may no longer wait for it.
+                    for done in done {
+                        let _ = done.send(());
+                    }
+                }
                 _ = round.tick() => {
                     let now = self.clock.now().moment;
                     for api in &apis {
@@ -305,31 +289,31 @@ fn upstream(snapshot: &Snapshot, index: usize, meter: Arc<Meter>) -> Option<Upst
 impl Workers {
     /// Duplicates the listeners' descriptors: one list for each worker.
     pub(super) fn descriptors(&self, listeners: &[Listener]) -> io::Result<Vec<Vec<Listener>>> {
-        self.commands.iter().map(|_| listeners.iter().map(Listener::for_worker).collect()).collect()
+        self.orders.iter().map(|_| listeners.iter().map(Listener::for_worker).collect()).collect()
     }
 
     /// Makes every worker serve by `snapshot`, and returns when all do. A worker that is stuck is waited for `limit`; it
-    /// takes the snapshot over when it goes on. `descriptors`: the new listeners, one list for each worker.
-    pub(super) async fn serve_by(&self, snapshot: &Arc<Snapshot>, descriptors: Vec<Vec<Listener>>, limit: Duration) {
+    /// takes the snapshot over when it goes on. Returns whether there was none. `descriptors`: the new listeners, one list for each
+    /// worker.
+    pub(super) async fn serve_by(&self, snapshot: &Arc<Snapshot>, descriptors: Vec<Vec<Listener>>, limit: Duration) -> bool {
         let mut descriptors = descriptors.into_iter();
-        let command = |done| {
-            let listeners = descriptors.next().unwrap_or_default();
-            WorkerCommand::TakeOver { snapshot: Arc::clone(snapshot), listeners, done }
+        let order = |orders: &mut Orders| {
+            orders.take_over = Some(Arc::clone(snapshot));
+            orders.listeners.extend(descriptors.next().unwrap_or_default());
         };
-        self.carry_out(command, limit).await;
+        self.carry_out(order, limit).await
     }
 
     /// Makes every worker close its idle upstream connections, and returns when all have, after `limit` at the latest.
     pub(super) async fn close_idle(&self, limit: Duration) {
-        self.carry_out(|done| WorkerCommand::CloseIdle { done }, limit).await;
+        self.carry_out(|orders| orders.close_idle = true, limit).await;
     }
 
     /// Ends the workers now, with the connections that are left. Threads that have not ended after `limit` are left alone.
     /// `finished`: the channel of [`finished`](Self::finished).
     pub(super) async fn stop(self, mut finished: mpsc::Receiver<()>, limit: Duration) {
-        for commands in &self.commands {
-            // Full: the worker is stuck.
-            drop(commands.try_send(WorkerCommand::Stop));
+        for orders in self.orders {
+            orders.give(|orders| orders.stop = true);
         }
         if timeout(limit, finished.recv()).await.is_err() {
             return;
@@ -340,26 +324,21 @@ impl Workers {
         }
     }
 
-    /// Sends a command to every worker and waits until each has carried it out, for `limit` at most.
-    async fn carry_out(&self, mut command: impl FnMut(oneshot::Sender<()>) -> WorkerCommand, limit: Duration) {
+    /// Gives every worker an order, and waits until each has carried it out, for `limit` at most. Returns whether each has.
+    async fn carry_out(&self, mut order: impl FnMut(&mut Orders), limit: Duration) -> bool {
+        let outcomes: Vec<_> = self.orders.iter().map(|orders| orders.give(&mut order)).collect();
         let all = async {
-            let mut outcomes = Vec::with_capacity(self.commands.len());
-            for commands in &self.commands {
-                let (done, outcome) = oneshot::channel();
-                // A worker that has ended drops its command.
-                drop(commands.send(command(done)).await);
-                outcomes.push(outcome);
-            }
             for outcome in outcomes {
+                // A worker that has ended carries nothing out.
                 drop(outcome.await);
             }
         };
-        drop(timeout(limit, all).await);
+        timeout(limit, all).await.is_ok()
     }
 
     /// How many there are.
     pub(super) fn count(&self) -> usize {
-        self.commands.len()
+        self.orders.len()
     }
 
     /// Probes whether the workers' event loops turn.

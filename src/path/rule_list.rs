@@ -1,20 +1,23 @@
 //! A list of rules that is fast however long it is: by one word of each rule it finds those that a path may match. Pure.
 //!
-//! Guarantee: the answers are those of a look at each rule in turn; the words only tell which rules can't match.
+//! Guarantee: the answers are those of a look at each rule in turn; the words only tell which rules can't match. However often a path
+//! repeats a word, a rule is looked at once.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, mem};
 
 use http::Method;
 
 use super::{
     decode::decode,
-    lenient::{LenientPath, name_of, names_that_match},
+    lenient::{LenientPath, is_separator, name_of, names_that_match},
     rule::Rule,
     without_query,
 };
 
 /// A shorter list is looked at rule by rule.
 const SHORT: usize = 8;
+/// No API has a path of more segments. A longer one would cost each rule that it may match as many steps.
+const SEGMENTS_MAX: usize = 256;
 
 /// The rules of `allow` or `deny`, in their order.
 pub struct RuleList {
@@ -37,38 +40,50 @@ impl RuleList {
         self.rules.is_empty()
     }
 
-    /// The first rule that matches, as one of `allow`; `path` is canonical and without a query.
+    /// The first rule that matches, as one of `allow`; `path` is canonical and without a query. A path of more than 256 segments
+    /// matches none.
     #[must_use]
     pub fn first_that_matches(&self, method: &Method, path: &str) -> Option<&Rule> {
-        self.first(path, |rule| rule.matches(method, path))
+        let decoded = decode(without_query(path).as_bytes());
+        if has_many_segments(decoded.as_deref()) {
+            return None;
+        }
+        self.first(decoded.as_deref(), |rule| rule.matches(method, path))
     }
 
     /// The first rule, as one of `deny`, for which a server could take the request, as it could for a log-in path. In doubt there
     /// is one.
     ///
-    /// Case does not count, in the method neither, and `GET` denies `HEAD`, which servers answer from the same handler.
+    /// Case does not count, in the method neither, and `GET` denies `HEAD`, which servers answer from the same handler. A path of
+    /// more than 256 segments is denied by each rule.
     #[must_use]
     pub fn first_that_denies(&self, method: &Method, path: &str) -> Option<&Rule> {
-        if self.rules.is_empty() {
-            return None;
-        }
+        let first = self.rules.first()?;
         let read = LenientPath::new(path);
-        self.first(path, |rule| rule.denies(method, &read))
+        if has_many_segments(read.decoded()) {
+            return Some(first);
+        }
+        self.first(read.decoded(), |rule| rule.denies(method, &read))
     }
 
-    fn first(&self, path: &str, matches: impl Fn(&Rule) -> bool) -> Option<&Rule> {
-        let decoded = decode(without_query(path).as_bytes());
-        let (Some(words), Some(decoded)) = (&self.words, decoded.filter(|decoded| !decoded.contains(&0))) else {
+    /// `decoded`: the path; `None`: it is encoded too often to be looked into.
+    fn first(&self, decoded: Option<&[u8]>, matches: impl Fn(&Rule) -> bool) -> Option<&Rule> {
+        let (Some(words), Some(decoded)) = (&self.words, decoded) else {
             return self.rules.iter().find(|rule| matches(rule));
         };
-        let mut first = None;
-        words.each_candidate(&decoded, |number| {
-            if first.is_none_or(|found| number < found) && matches(&self.rules[number]) {
+        let (mut first, mut is_tried) = (None, vec![false; self.rules.len()]);
+        words.each_candidate(decoded, |number| {
+            let is_new = !mem::replace(&mut is_tried[number], true);
+            if is_new && first.is_none_or(|found| number < found) && matches(&self.rules[number]) {
                 first = Some(number);
             }
         });
         first.map(|number| &self.rules[number])
     }
+}
+
+fn has_many_segments(decoded: Option<&[u8]>) -> bool {
+    decoded.is_some_and(|decoded| decoded.iter().filter(|byte| is_separator(**byte)).count() > SEGMENTS_MAX)
 }
 
 /// The rarest word of each rule.
@@ -104,9 +119,13 @@ impl Words {
         self.wordless.iter().copied().for_each(&mut visit);
         let mut name = Vec::new();
         for raw in LenientPath::raw_names(decoded) {
-            name_of(raw, &mut name);
-            for word in names_that_match(&name, self.longest) {
-                self.rules.get(word).into_iter().flatten().copied().for_each(&mut visit);
+            // A server in C stops at the first NUL.
+            let until_nul = raw.iter().position(|byte| *byte == 0).map(|end| &raw[..end]);
+            for raw in until_nul.into_iter().chain([raw]) {
+                name_of(raw, &mut name);
+                for word in names_that_match(&name, self.longest) {
+                    self.rules.get(word).into_iter().flatten().copied().for_each(&mut visit);
+                }
             }
         }
     }
@@ -114,6 +133,8 @@ impl Words {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -140,6 +161,35 @@ mod tests {
         // A server in C stops at the first NUL.
         assert_eq!(denies("/area7/1%00x").as_deref(), Some("* /AREA7/*"));
         assert_eq!(denies("/secret%00x").as_deref(), Some("* /secret"));
+    }
+
+    #[test]
+    fn a_rule_is_looked_at_once_however_often_a_path_has_its_word() {
+        let list = list(&vec!["* /a/*".to_owned(); 10]);
+        for path in ["/a".repeat(200), "/a%00".repeat(200)] {
+            let looks = Cell::new(0);
+            let decoded = decode(path.as_bytes());
+            let found = list.first(decoded.as_deref(), |_| {
+                looks.set(looks.get() + 1);
+                false
+            });
+            assert_eq!((found, looks.get()), (None, 10));
+        }
+    }
+
+    #[test]
+    fn a_path_of_very_many_segments_is_allowed_by_no_rule_and_denied_by_each() {
+        for rules in [&["GET /**".to_owned()][..], &vec!["GET /**".to_owned(); 20]] {
+            let list = list(rules);
+            let found = |path: &str| {
+                let denies = list.first_that_denies(&Method::POST, path).is_some();
+                (list.first_that_matches(&Method::GET, path).is_some(), denies)
+            };
+            assert_eq!(found(&"/a".repeat(256)), (true, false));
+            assert_eq!(found(&"/a".repeat(257)), (false, true));
+            assert_eq!(found(&"/a%5c".repeat(129)).1, true);
+        }
+        assert!(RuleList::new(Vec::new()).first_that_denies(&Method::GET, &"/a".repeat(257)).is_none());
     }
 
     /// Segments of rules and of paths that are alike to some server.

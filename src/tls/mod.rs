@@ -326,6 +326,10 @@ impl ClientTls {
 impl TlsState {
     /// Reads our own certificate again when its files have changed.
     fn renew(&self) {
+        self.renew_by(identity::read);
+    }
+
+    fn renew_by(&self, read: impl FnOnce(&ClientCertificate) -> Result<Arc<CertifiedKey>, TlsSetupError>) {
         let Some(Renewal { files, seen }) = &self.renewal else { return };
         let mut seen = match seen.try_lock() {
             Ok(seen) => seen,
@@ -337,8 +341,11 @@ impl TlsState {
         if seen.stamp == stamp {
             return;
         }
-        seen.stamp = stamp;
-        let read = identity::read(files);
+        let read = read(files);
+        // What kept the files from being read may pass without a trace in them: the next connection tries again.
+        if !matches!(read, Err(TlsSetupError::Unreadable { .. })) {
+            seen.stamp = stamp;
+        }
         match read.and_then(|identity| Connectors::new(&self.roots, self.min_version, Some(identity))) {
             Ok(renewed) => {
                 let was_of_no_use = seen.fault.take().is_some();

@@ -17,7 +17,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::Body as _;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use super::{
     answer::{self, LoginAnswer},
@@ -100,30 +100,30 @@ impl LogIn for HttpLogIn {
             // An account without log-in has no driver that calls this.
             return Box::pin(async { Progress::Ended(Err(LoginError::Malformed(Malformed::NoToken))) });
         };
-        let deadline = crate::clock::instant() + timeout;
         match refresh.filter(|_| self.connectors.refresh.is_some()) {
-            Some(refresh) => Box::pin(this.begin_refresh(refresh, deadline)),
-            None => Box::pin(this.begin_login(deadline)),
+            Some(refresh) => Box::pin(this.begin_refresh(refresh, timeout)),
+            None => Box::pin(this.begin_login(timeout)),
         }
     }
 }
 
 impl HttpLogIn {
-    /// Reads the organization for a refresh.
-    async fn begin_refresh(self, refresh: Refresh, deadline: Instant) -> Progress {
+    /// Reads the organization for a refresh. `limit`: how long the servers may take; sources have limits of their own.
+    async fn begin_refresh(self, refresh: Refresh, limit: Duration) -> Progress {
         match self.sources.organization().await {
             Ok(organization) if organization == refresh.organization => {
-                let rest = Box::pin(self.refresh(refresh.token, organization.clone(), deadline));
+                let rest = Box::pin(self.refresh(refresh.token, organization.clone(), limit));
                 Progress::OrganizationRead { organization: Some(organization), rest }
             }
             // A refresh token is good for its own organization only.
-            _ => self.begin_login(deadline).await,
+            _ => self.begin_login(limit).await,
         }
     }
 
-    /// Exchanges the refresh token, or else logs in with the credentials.
-    async fn refresh(self, refresh: Arc<Secret>, organization: HeaderValue, deadline: Instant) -> Progress {
-        let Some(login) = self.sources.login() else { return self.begin_login(deadline).await };
+    /// Exchanges the refresh token, or else logs in with the credentials in the time that is left.
+    async fn refresh(self, refresh: Arc<Secret>, organization: HeaderValue, limit: Duration) -> Progress {
+        let Some(login) = self.sources.login() else { return self.begin_login(limit).await };
+        let began = crate::clock::instant();
         if let (Some(endpoint), Some(connector)) = (&login.refresh_url, &self.connectors.refresh) {
             let body = body(|out| write_refresh(out, &refresh));
             let request = request(login, endpoint, connector, &organization, body);
@@ -143,12 +143,11 @@ impl HttpLogIn {
                 Err(_) => tracing::debug!(reason = LoginError::TimedOut.code(), "refresh failed, logging in instead"),
             }
         }
-        self.begin_login(deadline).await
+        self.begin_login(limit.saturating_sub(began.elapsed())).await
     }
 
     /// Reads the sources for a log-in, and tells the organization as soon as it is known.
-    async fn begin_login(self, deadline: Instant) -> Progress {
-        let remaining = deadline.saturating_duration_since(crate::clock::instant());
+    async fn begin_login(self, remaining: Duration) -> Progress {
         let (organization, secrets) = self.sources.organization_first().await;
         match organization {
             Ok(organization) => {

@@ -140,7 +140,7 @@ impl Changes {
             CredentialChange::Credentials => Field::Password,
             CredentialChange::Organization => Field::Organization,
         };
-        self.0.send(vec![(field, Noted::default())]).await
+        self.0.send(vec![(field, Noted::default(), change)]).await
     }
 }
 

@@ -16,7 +16,6 @@ use crate::{
     config::Source,
     files::BoundedReads,
     resources::blocking_on,
-    secret::Secret,
     sources::{SourceFault, WatchedDirectories, read_file_in_time},
 };
 
@@ -24,16 +23,16 @@ use crate::{
 const AFTER_CHANGE: Duration = Duration::from_secs(1);
 
 /// What differs from what the last log-in used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum CredentialChange {
-    /// User name or password.
+    /// User name or password; or a file that could not be read gives what it gave before.
     Credentials,
     /// The organization, and perhaps the others too.
     Organization,
 }
 
 /// What a look found: the fields whose file says something else than the last log-in read, with that reading.
-pub(super) type Differences = Vec<(Field, Noted)>;
+pub(super) type Differences = Vec<(Field, Noted, CredentialChange)>;
 
 /// A watch over an account's files. Dropping it ends its task.
 pub(super) struct CredentialWatch {
@@ -71,11 +70,8 @@ impl LastRead {
     /// What a look found, if it still counts. A field that a log-in has read since does not: the watch looks again after each
     /// reading.
     fn judge(&self, differences: &Differences) -> Option<CredentialChange> {
-        let fields = differences.iter().filter(|(field, compared)| self.of(*field) == *compared);
-        fields.fold(None, |change, (field, _)| match (field, change) {
-            (Field::Organization, _) | (_, Some(CredentialChange::Organization)) => Some(CredentialChange::Organization),
-            _ => Some(CredentialChange::Credentials),
-        })
+        let counts = |(field, compared, _): &&(Field, Noted, _)| self.of(*field) == *compared;
+        differences.iter().filter(counts).map(|(.., change)| *change).max()
     }
 }
 
@@ -165,9 +161,12 @@ impl FileComparison {
                 Ok(value) if value.is_empty() => Err(SourceFault::EmptyFile(path.clone())),
                 read => read,
             };
-            let is_news = |value: &Secret| last.reading != self.last_read.reading_of(Some(value));
-            if last.reading != Reading::Never && read.as_ref().is_ok_and(is_news) {
-                differences.push((*field, last));
+            let found = self.last_read.reading_of(read.as_ref().ok());
+            if last.reading != Reading::Never && read.is_ok() && found != last.reading {
+                // A token of the organization that is there again stays in use.
+                let is_other = *field == Field::Organization && found != last.given;
+                let change = if is_other { CredentialChange::Organization } else { CredentialChange::Credentials };
+                differences.push((*field, last, change));
             }
             // What a log-in has not had, it tells itself.
             let tells =

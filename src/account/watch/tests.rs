@@ -272,6 +272,21 @@ async fn a_reading_that_is_noted_late_is_compared_too() {
 }
 
 #[tokio::test]
+async fn an_organization_that_was_away_for_a_log_in_and_is_back_is_no_other_one() {
+    let mount = Mount::new("secret");
+    mount.write_all("secret", ["acme", "ann", "one"]);
+    assert!(mount.log_in().await);
+    let mut files = mount.files();
+    for (back, expected) in [("acme", CredentialChange::Credentials), ("umbrella", CredentialChange::Organization)] {
+        fs::remove_file(mount.path("secret/organization")).unwrap();
+        assert!(!mount.log_in().await);
+        assert_eq!(mount.look(&mut files), None);
+        mount.write("secret/organization", back);
+        assert_eq!(mount.look(&mut files), Some(expected), "{back}");
+    }
+}
+
+#[tokio::test]
 async fn what_a_log_in_has_read_since_the_look_is_not_told() {
     let mount = Mount::new("secret");
     mount.write_all("secret", ["acme", "ann", "one"]);

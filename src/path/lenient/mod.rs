@@ -105,6 +105,11 @@ impl<'a> LenientPath<'a> {
         Self { decoded: decode(without_query(path).as_bytes()) }
     }
 
+    /// The decoded path; `None`: it is encoded too often.
+    pub(super) fn decoded(&self) -> Option<&[u8]> {
+        self.decoded.as_deref()
+    }
+
     /// The names in a decoded path, without parameters, as [`LenientPattern`] takes them.
     pub(super) fn raw_names(decoded: &[u8]) -> impl Iterator<Item = &[u8]> {
         decoded.split(|&byte| is_separator(byte)).map(without_parameters)

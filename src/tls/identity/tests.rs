@@ -141,3 +141,22 @@ fn a_stamp_changes_when_a_file_is_written_replaced_or_removed() {
         before = after;
     }
 }
+
+#[test]
+fn a_renewed_pair_is_used_though_it_could_not_be_read_for_a_moment() {
+    let ((old, old_key), (new, new_key)) = (pair(), pair());
+    let made = files(&old, &old_key);
+    let roots = made._dir.path().join("roots.pem");
+    fs::write(&roots, &old).unwrap();
+    let tls = Tls { ca_only_file: Some(roots), client_certificate: Some(made.files.clone()), ..Tls::default() };
+    let tls = ClientTls::new(&tls).unwrap().0;
+    let shown = || tls.connectors.load().chain().unwrap()[0].clone();
+    let before = shown();
+    fs::write(&made.files.certificates, &new).unwrap();
+    fs::write(&made.files.key, &new_key).unwrap();
+    let no_descriptor = std::io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
+    tls.renew_by(|files| Err(TlsSetupError::unreadable(CERTIFICATE, &files.certificates, &no_descriptor)));
+    assert_eq!(shown(), before);
+    tls.renew();
+    assert_ne!(shown(), before);
+}

@@ -68,6 +68,8 @@ impl Clock for ManualClock {
 enum Scripted {
     /// It brings a token of that life.
     Grant(Duration),
+    /// It brings a token of that life, most of which has passed.
+    HeldBack(Duration),
     Fail(LoginError),
     /// It never ends.
     Hang,
@@ -99,8 +101,10 @@ impl LogIn for ScriptedLogIn {
         let rest = Box::pin(async move {
             tokio::time::sleep(takes).await;
             let outcome = match what {
-                Scripted::Grant(life) => {
-                    let received = clock.now();
+                Scripted::Grant(life) | Scripted::HeldBack(life) => {
+                    let age = if matches!(what, Scripted::HeldBack(_)) { life.mul_f64(0.95) } else { Duration::ZERO };
+                    let now = clock.now();
+                    let received = Now { moment: now.moment - age, wall: now.wall - age };
                     let exp = (received.wall + life).duration_since(SystemTime::UNIX_EPOCH).unwrap();
                     let claims = format!(r#"{{"exp":{}}}"#, exp.as_secs_f64());
                     let token = Secret::from(super::token::tests::jwt(&claims).as_str());

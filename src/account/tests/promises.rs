@@ -32,6 +32,18 @@ async fn five_hundred_requests_at_a_cold_start_share_one_log_in() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_log_in_whose_answer_was_held_back_for_so_long_that_the_next_one_begins_has_worked() {
+    let stage = Stage::open([fail(), Scripted::HeldBack(10 * MINUTE), Scripted::Grant(LIFE)]);
+    stage.until(StateName::BackingOff).await;
+    assert!(stage.account.log_in().await.is_ok());
+    let snapshot = stage.account.snapshot();
+    assert_eq!((snapshot.state(), snapshot.history.error), (Some(StateName::Refreshing), None));
+    assert!(snapshot.history.succeeded_at.is_some());
+    stage.until(StateName::Ready).await;
+    stage.close().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn fifty_401s_cause_one_login() {
     let (stage, old) = Stage::seasoned([Scripted::Grant(LIFE)]).await;
     let reports: Vec<_> = (0..50)

@@ -17,6 +17,7 @@ use std::{
 };
 
 use bytes::{Buf as _, BytesMut};
+use rustls::ClientConnection;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf},
@@ -201,12 +202,47 @@ impl AsyncWrite for CountingTcp {
     }
 }
 
+/// TLS over TCP. hyper reads six times for each answer, and five of these reads find nothing: those ask TCP alone.
+pub struct TlsOverTcp {
+    tls: TlsStream<CountingTcp>,
+    /// The last read found nothing, so TLS holds neither bytes nor an error for the next one.
+    is_drained: bool,
+}
+
+impl TlsOverTcp {
+    fn tcp(&self) -> &CountingTcp {
+        self.tls.get_ref().0
+    }
+
+    /// The session of TLS.
+    #[must_use]
+    pub fn session(&self) -> &ClientConnection {
+        self.tls.get_ref().1
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.is_drained {
+            // An error shows when it is read.
+            drop(ready!(self.tcp().tcp.poll_read_ready(cx)));
+        }
+        let outcome = Pin::new(&mut self.tls).poll_read(cx, buffer);
+        self.is_drained = outcome.is_pending();
+        outcome
+    }
+}
+
+impl From<TlsStream<CountingTcp>> for UpstreamIo {
+    fn from(tls: TlsStream<CountingTcp>) -> Self {
+        Self::Tls(Box::new(TlsOverTcp { tls, is_drained: false }))
+    }
+}
+
 /// The byte stream of an HTTP connection to upstream.
 pub enum UpstreamIo {
     /// Plain HTTP, to loopback only.
     Plain(CountingTcp),
     /// TLS. It is boxed because a TLS session takes some kilobytes.
-    Tls(Box<TlsStream<CountingTcp>>),
+    Tls(Box<TlsOverTcp>),
     /// TLS through a proxy that speaks TLS itself.
     Nested(Box<TlsStream<TlsStream<CountingTcp>>>),
 }
@@ -217,7 +253,7 @@ impl UpstreamIo {
     pub fn peer_address(&self) -> Option<IpAddr> {
         let tcp = match self {
             Self::Plain(stream) => stream,
-            Self::Tls(stream) => stream.get_ref().0,
+            Self::Tls(stream) => stream.tcp(),
             Self::Nested(stream) => stream.get_ref().0.get_ref().0,
         };
         tcp.tcp.peer_addr().ok().map(|address| address.ip())
@@ -228,7 +264,7 @@ impl AsyncRead for UpstreamIo {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => stream.poll_read(cx, buffer),
             Self::Nested(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
@@ -238,7 +274,7 @@ impl AsyncWrite for UpstreamIo {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buffer),
+            Self::Tls(stream) => Pin::new(&mut stream.tls).poll_write(cx, buffer),
             Self::Nested(stream) => Pin::new(stream).poll_write(cx, buffer),
         }
     }
@@ -246,7 +282,7 @@ impl AsyncWrite for UpstreamIo {
     fn poll_write_vectored(self: Pin<&mut Self>, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
+            Self::Tls(stream) => Pin::new(&mut stream.tls).poll_write_vectored(cx, buffers),
             Self::Nested(stream) => Pin::new(stream).poll_write_vectored(cx, buffers),
         }
     }
@@ -254,7 +290,7 @@ impl AsyncWrite for UpstreamIo {
     fn is_write_vectored(&self) -> bool {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.tls.is_write_vectored(),
             Self::Nested(stream) => stream.is_write_vectored(),
         }
     }
@@ -262,7 +298,7 @@ impl AsyncWrite for UpstreamIo {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(&mut stream.tls).poll_flush(cx),
             Self::Nested(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -270,7 +306,7 @@ impl AsyncWrite for UpstreamIo {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(&mut stream.tls).poll_shutdown(cx),
             Self::Nested(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
@@ -279,11 +315,15 @@ impl AsyncWrite for UpstreamIo {
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests {
+    use std::io::Write as _;
+
+    use rustls::{ClientConfig, RootCertStore, ServerConfig, ServerConnection, pki_types::PrivatePkcs8KeyDer};
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
         time::timeout,
     };
+    use tokio_rustls::{TlsAcceptor, TlsConnector};
 
     use super::*;
 
@@ -334,6 +374,50 @@ mod tests {
         assert_eq!(counted.read(&mut piece).await.unwrap(), 4);
         drop(peer);
         assert_eq!(counted.read(&mut piece).await.unwrap(), 0);
+    }
+
+    /// Our end of a TLS connection, and the peer's TLS and TCP.
+    async fn connected_by_tls() -> (UpstreamIo, ServerConnection, TcpStream) {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();
+        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let connector = TlsConnector::from(Arc::new(ClientConfig::builder().with_root_certificates(roots).with_no_client_auth()));
+        let (counted, peer) = connected().await;
+        let name = "localhost".try_into().unwrap();
+        let (ours, theirs) = tokio::join!(connector.connect(name, counted), TlsAcceptor::from(Arc::new(config)).accept(peer));
+        let (peer, session) = theirs.unwrap().into_inner();
+        (ours.unwrap().into(), session, peer)
+    }
+
+    /// What one read finds, if anything.
+    async fn read_now(stream: &mut UpstreamIo) -> Option<io::Result<Vec<u8>>> {
+        let mut piece = vec![0; 100];
+        let read = timeout(Duration::from_millis(100), stream.read(&mut piece)).await.ok()?;
+        Some(read.map(|length| piece[..length].to_vec()))
+    }
+
+    #[tokio::test]
+    async fn what_comes_by_tls_after_reads_that_found_nothing_is_read_and_so_are_errors_and_the_end() {
+        let (mut ours, mut session, mut peer) = connected_by_tls().await;
+        for text in [&b"one"[..], b"two"] {
+            session.writer().write_all(text).unwrap();
+            let mut records = Vec::new();
+            session.write_tls(&mut records).unwrap();
+            peer.write_all(&records).await.unwrap();
+            assert_eq!(read_now(&mut ours).await.unwrap().unwrap(), text);
+            for _ in 0..2 {
+                assert!(read_now(&mut ours).await.is_none());
+            }
+        }
+        let no_record = [[0x17, 3, 3, 0, 32].as_slice(), &[0; 32]].concat();
+        peer.write_all(&no_record).await.unwrap();
+        assert_eq!(read_now(&mut ours).await.unwrap().unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let (mut ours, _, peer) = connected_by_tls().await;
+        assert!(read_now(&mut ours).await.is_none());
+        drop(peer);
+        assert_eq!(read_now(&mut ours).await.unwrap().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[tokio::test]

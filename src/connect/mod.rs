@@ -315,7 +315,7 @@ impl Connector {
             (Transport::Tcp(tcp), None) => Ok((UpstreamIo::Plain(tcp), Protocol::Http1)),
             (Transport::Tcp(tcp), Some((tls, name))) => {
                 let (session, protocol) = timeout_at(deadline, handshake(tls, offer, name, tcp)).await.map_err(late)??;
-                Ok((UpstreamIo::Tls(Box::new(session)), protocol))
+                Ok((session.into(), protocol))
             }
             (Transport::Tls(outer), Some((tls, name))) => {
                 let (session, protocol) = timeout_at(deadline, handshake(tls, offer, name, *outer)).await.map_err(late)??;
@@ -361,7 +361,7 @@ impl Connector {
 fn session(stream: &UpstreamIo) -> Option<&rustls::ClientConnection> {
     match stream {
         UpstreamIo::Plain(_) => None,
-        UpstreamIo::Tls(session) => Some(session.get_ref().1),
+        UpstreamIo::Tls(stream) => Some(stream.session()),
         UpstreamIo::Nested(session) => Some(session.get_ref().1),
     }
 }

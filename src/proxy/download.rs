@@ -32,8 +32,8 @@ pub enum ToClient {
     Problem {
         /// The whole document, until it is taken.
         document: Option<Bytes>,
-        /// Ends with the document; `None` when a panic has ended it before.
-        exchange: Option<Exchange>,
+        /// Ends with the document; `None` when a panic has ended it before. Boxed, since every answer would be as large.
+        exchange: Option<Box<Exchange>>,
     },
     /// Upstream's body.
     Download(Box<Download>),
@@ -47,7 +47,7 @@ impl ToClient {
         if bodiless {
             exchange.complete();
         }
-        Self::Problem { document: Some(document), exchange: Some(exchange) }
+        Self::Problem { document: Some(document), exchange: Some(Box::new(exchange)) }
     }
 
     /// What the answer means for its connection.

@@ -233,7 +233,7 @@ impl<'a> Forwarding<'a> {
     fn request(&self, admitted: &Admitted, bearer: &Bearer) -> Result<Request<ToUpstream>, ProxyError> {
         let body = match self.exchange.upload() {
             None => ToUpstream::Empty,
-            Some(upload) => ToUpstream::Upload(upload.attempt().ok_or(ProxyError::Bug)?),
+            Some(upload) => ToUpstream::Upload(Box::new(upload.attempt().ok_or(ProxyError::Bug)?)),
         };
         let account = AccountFields { authorization: bearer.authorization.as_ref(), organization: &bearer.organization };
         let framing = if self.websocket { Framing::None } else { self.framing };

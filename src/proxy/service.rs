@@ -29,11 +29,12 @@ impl RequestService for Router {
     fn answer(self: Arc<Self>, request: Request<RequestBody>, peer: Peer) -> impl Future<Output = Response<ToClient>> + Send {
         let route = self.route_of(request.uri().path());
         let (worker, version) = (Arc::clone(&route.worker), request.version());
-        unless_panicked(route.forward(Arrived { request, peer, router: self }), move || {
+        let instead = move || {
             // The exchange wrote its line when the panic dropped it.
             problem::response(&ProxyError::Bug, version, worker.lost_id())
                 .map(|document| ToClient::Problem { document: Some(document), exchange: None })
-        })
+        };
+        UnlessPanicked { work: route.forward(Arrived { request, peer, router: self }), instead: Some(instead) }
     }
 
     fn kind(answer: &Response<ToClient>) -> AnswerKind {
@@ -49,13 +50,9 @@ impl RequestService for Router {
     }
 }
 
-/// Completes with what `work` gives, or with what `instead` gives when `work` panics.
-fn unless_panicked<W: Future, I: FnOnce() -> W::Output>(work: W, instead: I) -> UnlessPanicked<W, I> {
-    UnlessPanicked { work, instead: Some(instead) }
-}
-
 pin_project! {
-    /// Written by hand: an `async` block would copy the work, which is large, once more.
+    /// Completes with what `work` gives, or with what `instead` gives when `work` panics. Written by hand: an `async` block would copy
+    /// the work, which is large, once more, and so would a function that makes this.
     struct UnlessPanicked<W, I> {
         #[pin]
         work: W,
@@ -88,11 +85,11 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_ends_one_request_and_nothing_else() {
-        assert_eq!(unless_panicked(async { 7 }, || 8).await, 7);
+        assert_eq!(UnlessPanicked { work: async { 7 }, instead: Some(|| 8) }.await, 7);
         let panics = async {
             tokio::task::yield_now().await;
             panic!("on purpose")
         };
-        assert_eq!(unless_panicked(panics, || 8).await, 8);
+        assert_eq!(UnlessPanicked { work: panics, instead: Some(|| 8) }.await, 8);
     }
 }

@@ -350,9 +350,9 @@ pub(super) type UpstreamResponse = Response<ResponseBody<ToUpstream>>;
 pub enum ToUpstream {
     /// The request has no body.
     Empty,
-    /// One attempt to send a body.
+    /// One attempt to send a body. Boxed, since each request moves this about, and most have no body.
     #[expect(private_interfaces, reason = "nobody outside looks into it")]
-    Upload(Coalesced<UploadAttempt>),
+    Upload(Box<Coalesced<UploadAttempt>>),
 }
 
 impl Body for ToUpstream {

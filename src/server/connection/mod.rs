@@ -296,7 +296,8 @@ impl<A: RequestService> ClientConnection<A> {
                 *answer.status_mut() = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
                 return Ok(answer);
             };
-            let mut answer = service.answer(request, peer).await;
+            // Pinned where it is: awaited as it is, it would be copied once more, and it is large.
+            let mut answer = pin!(service.answer(request, peer)).await;
             let due = if is_http2 { None } else { in_progress.own_answer_waits_until() };
             let is_last = settle::<A>(&answer, is_http2, &mut in_progress);
             // A client that sends HTTP/2 may have many requests in progress, so there it is reading that waits.

@@ -51,7 +51,7 @@ pub struct Upstream<B> {
     head: HeadLimits,
     lifetimes: Lifetimes,
     jitter: Mutex<Jitter>,
-    http1: Http1Pool<B>,
+    http1: Arc<Http1Pool<B>>,
     /// With the authority that requests name; `None` where HTTP/2 is not offered.
     http2: Option<(Http2Pool, Authority)>,
     /// When the last sweep was, by both clocks.
@@ -88,7 +88,7 @@ where
             Http2::Auto => Some((Http2Pool::new(idle, keep_alive.clone()), connector.origin().authority().try_into().ok()?)),
         };
         let (jitter, swept) = (Mutex::new(jitter), Mutex::default());
-        let (used, ahead, http1) = (AtomicBool::new(false), Mutex::default(), Http1Pool::new(idle, keep_alive.clone()));
+        let (used, ahead, http1) = (AtomicBool::new(false), Mutex::default(), Http1Pool::new(idle, keep_alive.clone()).into());
         let cleared = Arc::default();
         Some(Self { connector, head, lifetimes, jitter, http1, http2, swept, used, ahead, cleared, keep_alive, meter })
     }
@@ -220,8 +220,8 @@ where
         Ok(self.exclusive(opened.map_err(SendError::unsent)?))
     }
 
-    fn exclusive(&self, connection: Http1Connection<B>) -> Lease<B> {
-        Lease(Leased::Connection(connection, self.http1.clone()))
+    fn exclusive(&self, connection: Box<Http1Connection<B>>) -> Lease<B> {
+        Lease(Leased::Connection(connection, Arc::clone(&self.http1)))
     }
 
     /// When a connection that was made just now is too old, or its server's certificate expires.
@@ -369,7 +369,7 @@ pub struct Lease<B>(Leased<B>);
 
 enum Leased<B> {
     /// A connection for this exchange alone, and the pool where it goes afterwards.
-    Connection(Http1Connection<B>, Http1Pool<B>),
+    Connection(Box<Http1Connection<B>>, Arc<Http1Pool<B>>),
     /// A stream on a shared connection.
     Stream(StreamPermit),
     /// A connection that may become a tunnel.

@@ -30,7 +30,7 @@ pub(in crate::upstream) struct Http1Body<B> {
 /// What becomes of the connection after the answer.
 enum After<B> {
     /// It goes to the pool, if the exchange is complete.
-    Reuse(Http1Connection<B>, Http1Pool<B>, UploadFlag),
+    Reuse(Box<Http1Connection<B>>, Arc<Http1Pool<B>>, UploadFlag),
     /// It closes, and counts until then.
     Close { _gauge: ConnectionGauge },
     /// It was given away already.
@@ -41,8 +41,8 @@ impl<B> Http1Body<B> {
     /// The body of an answer whose connection goes to `pool` afterwards, if the exchange is complete.
     pub(in crate::upstream) fn new(
         incoming: Incoming,
-        connection: Http1Connection<B>,
-        pool: Http1Pool<B>,
+        connection: Box<Http1Connection<B>>,
+        pool: Arc<Http1Pool<B>>,
         upload: UploadFlag,
     ) -> Self {
         Self { incoming, progress: connection.progress(), after: After::Reuse(connection, pool, upload) }

@@ -41,7 +41,8 @@ use crate::{
 /// How many header lines hyper takes by default.
 const HYPERS_HEADER_LINES: usize = 100;
 
-/// An open connection without an exchange.
+/// An open connection without an exchange. It is boxed, since each request moves it about: out of the pool, to the answer's body, and
+/// back.
 pub(in crate::upstream) struct Http1Connection<B> {
     sender: SendRequest<SentBody<B>>,
     written: Arc<AtomicU64>,
@@ -134,7 +135,7 @@ where
         generation: u64,
         keep_alive: KeepAlive,
         gauge: ConnectionGauge,
-    ) -> Result<Self, Cause> {
+    ) -> Result<Box<Self>, Cause> {
         if let Some(address) = connection.stream.peer_address() {
             keep_alive.connected_to(address);
         }
@@ -144,7 +145,7 @@ where
         // unfinished, or when the upstream closes. The exchange in progress learns how the connection ended.
         let driver = tokio::spawn(Wiped::at_the_end(driver)).abort_handle();
         let (written, used, idled) = (connection.written, false, Duration::ZERO);
-        Ok(Self { sender, written, progress, limits, used, idled, driver, retires, generation, keep_alive, gauge })
+        Ok(Box::new(Self { sender, written, progress, limits, used, idled, driver, retires, generation, keep_alive, gauge }))
     }
 
     /// Sends `request`. Dropping the future closes the connection. The connection is free again when the bodies of both the

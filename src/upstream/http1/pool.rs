@@ -3,7 +3,7 @@
 //! Guarantees: a connection that was open when the pool was cleared never returns; [`Http1Pool::take`] never waits.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -22,20 +22,12 @@ use super::{
 use crate::{clock, connect::Connection, metrics::ConnectionGauge};
 
 /// Idle connections to one origin. The one that was used last is taken first, so that the rest can grow old and be closed.
-/// Clones share the connections.
 pub(in crate::upstream) struct Http1Pool<B> {
-    connections: Arc<Mutex<IdleConnections<B>>>,
+    connections: Mutex<IdleConnections<B>>,
     /// Notified when a connection has become idle.
-    freed: Arc<Notify>,
+    freed: Notify,
     keep: Duration,
     keep_alive: KeepAlive,
-}
-
-impl<B> Clone for Http1Pool<B> {
-    fn clone(&self) -> Self {
-        let (connections, freed) = (Arc::clone(&self.connections), Arc::clone(&self.freed));
-        Self { connections, freed, keep: self.keep, keep_alive: self.keep_alive.clone() }
-    }
 }
 
 struct IdleConnections<B> {
@@ -49,14 +41,14 @@ struct IdleConnections<B> {
 
 struct IdleConnection<B> {
     since: Instant,
-    connection: Http1Connection<B>,
+    connection: Box<Http1Connection<B>>,
 }
 
 impl<B> Http1Pool<B> {
     /// `keep`: for how long a connection may be idle. `keep_alive`: how long the upstream keeps it.
     pub(in crate::upstream) fn new(keep: Duration, keep_alive: KeepAlive) -> Self {
         let connections = IdleConnections { idle: Vec::new(), generation: 0, retired: false };
-        Self { connections: Arc::new(Mutex::new(connections)), freed: Arc::default(), keep, keep_alive }
+        Self { connections: Mutex::new(connections), freed: Notify::new(), keep, keep_alive }
     }
 
     /// Makes a connection ready for requests, and for this pool afterwards. `retires`: when it is too old for another request.
@@ -66,7 +58,7 @@ impl<B> Http1Pool<B> {
         limits: HeadLimits,
         retires: Instant,
         gauge: ConnectionGauge,
-    ) -> Result<Http1Connection<B>, Cause>
+    ) -> Result<Box<Http1Connection<B>>, Cause>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::error::Error + Send + Sync,
@@ -77,7 +69,7 @@ impl<B> Http1Pool<B> {
 
     /// The connection that was used last, if `reuse` allows it. One that is not ready now is closed: its upstream may never
     /// read the rest of the last request.
-    pub(in crate::upstream) fn take(&self, reuse: Reuse) -> Option<Http1Connection<B>> {
+    pub(in crate::upstream) fn take(&self, reuse: Reuse) -> Option<Box<Http1Connection<B>>> {
         let limit = match reuse {
             Reuse::Any => self.keep,
             Reuse::Safe => self.safe_idle(),
@@ -96,7 +88,7 @@ impl<B> Http1Pool<B> {
     }
 
     /// Waits for a connection that `reuse` allows and that nobody else takes before.
-    pub(in crate::upstream) async fn wait(&self, reuse: Reuse) -> Http1Connection<B> {
+    pub(in crate::upstream) async fn wait(&self, reuse: Reuse) -> Box<Http1Connection<B>> {
         loop {
             let freed = self.freed.notified();
             if let Some(connection) = self.take(reuse) {
@@ -121,7 +113,7 @@ impl<B> Http1Pool<B> {
         connections.retired || connections.idle.iter().any(will_serve)
     }
 
-    fn pop(&self, limit: Duration) -> Option<Http1Connection<B>> {
+    fn pop(&self, limit: Duration) -> Option<Box<Http1Connection<B>>> {
         let idle = &mut self.lock().idle;
         let since = idle.last()?.since;
         let now = clock::instant();
@@ -140,7 +132,7 @@ impl<B> Http1Pool<B> {
 
     /// Takes a connection back whose exchange is complete or never began. A connection that has grown old, or that was in use
     /// when the pool was cleared or retired, is closed instead.
-    pub(in crate::upstream) fn put(&self, connection: Http1Connection<B>) {
+    pub(in crate::upstream) fn put(&self, connection: Box<Http1Connection<B>>) {
         let since = clock::instant();
         let mut connections = self.lock();
         if !connections.retired && connections.generation == connection.generation && since < connection.retires {
@@ -199,7 +191,7 @@ impl<B> Http1Pool<B> {
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, net::Ipv4Addr, num::NonZeroUsize};
+    use std::{convert::Infallible, net::Ipv4Addr, num::NonZeroUsize, sync::Arc};
 
     use http_body_util::Full;
     use tokio::{

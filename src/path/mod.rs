@@ -174,8 +174,8 @@ impl Words {
         Self(words)
     }
 
-    fn shows(&self, segment: &str) -> bool {
-        segment.is_empty() || is_version(segment) || self.0.binary_search_by(|word| (**word).cmp(segment)).is_ok()
+    fn shows(&self, segment: &[u8]) -> bool {
+        segment.is_empty() || is_version(segment) || self.0.binary_search_by(|word| word.as_bytes().cmp(segment)).is_ok()
     }
 }
 
@@ -184,14 +184,16 @@ fn is_printable(word: &str) -> bool {
 }
 
 /// Whether a segment is a version, like `v2`.
-fn is_version(segment: &str) -> bool {
-    let digits = segment.strip_prefix('v').unwrap_or_default();
-    (1..=3).contains(&digits.len()) && digits.bytes().all(|byte| byte.is_ascii_digit())
+fn is_version(segment: &[u8]) -> bool {
+    let digits = segment.strip_prefix(b"v").unwrap_or_default();
+    (1..=3).contains(&digits.len()) && digits.iter().all(u8::is_ascii_digit)
 }
 
 /// Appends `path` without its query, with `{…}` for every segment that is not one of `words`. The result needs no escaping.
 pub fn mask(path: &str, words: &Words, out: &mut Vec<u8>) {
-    for (at, segment) in without_query(path).split('/').enumerate() {
+    // Bytes, since each request has a line: the characters that part segments are ASCII.
+    let path = path.as_bytes().split(|byte| matches!(byte, b'?' | b'#')).next().unwrap_or_default();
+    for (at, segment) in path.split(|byte| *byte == b'/').enumerate() {
         if at > 0 {
             out.push(b'/');
         }
@@ -199,7 +201,7 @@ pub fn mask(path: &str, words: &Words, out: &mut Vec<u8>) {
             out.extend_from_slice("…".as_bytes());
             return;
         }
-        out.extend_from_slice(if words.shows(segment) { segment.as_bytes() } else { "{…}".as_bytes() });
+        out.extend_from_slice(if words.shows(segment) { segment } else { "{…}".as_bytes() });
     }
 }
 

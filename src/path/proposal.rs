@@ -80,7 +80,7 @@ fn rule_for(method: &Method, path: &str, base: &str, words: &Words) -> String {
             break;
         }
         // A star in a segment can't be written in a rule.
-        let is_known = (at < in_base || words.shows(segment)) && !segment.contains('*');
+        let is_known = (at < in_base || words.shows(segment.as_bytes())) && !segment.contains('*');
         rule.push_str(if is_known { segment } else { "*" });
     }
     rule

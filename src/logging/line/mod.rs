@@ -208,8 +208,18 @@ fn escape(text: &str, quoted: bool, to: &mut impl fmt::Write) -> fmt::Result {
 
 /// Whether `text` needs no quotes after `key=`.
 pub(super) fn is_bare(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\'))
+    !text.is_empty() && text.bytes().all(|byte| BARE[usize::from(byte)])
 }
+
+/// The bytes that need no quotes: a table, since each request has a line.
+const BARE: [bool; 256] = {
+    let (mut bare, mut byte) = ([false; 256], 0_u8);
+    while byte.is_ascii() {
+        bare[byte as usize] = byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\');
+        byte += 1;
+    }
+    bare
+};
 
 #[cfg(test)]
 mod tests;

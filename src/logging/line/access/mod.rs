@@ -203,6 +203,19 @@ fn method_name(method: &Method) -> &'static str {
     REGISTERED.into_iter().find(|name| *name == method.as_str()).unwrap_or("OTHER")
 }
 
+/// The key of a field, with what stands before and after it: pushed at once, since each line has ten.
+#[derive(Clone, Copy)]
+struct Key {
+    json: &'static str,
+    text: &'static str,
+}
+
+macro_rules! key {
+    ($name:literal) => {
+        Key { json: concat!(",\"", $name, "\":"), text: concat!(" ", $name, "=") }
+    };
+}
+
 /// Writes one access line.
 struct LineWriter<'a> {
     to: &'a mut Vec<u8>,
@@ -229,18 +242,11 @@ impl LineWriter<'_> {
         self.push("\n");
     }
 
-    fn key(&mut self, key: &'static str) {
-        if self.shape == Shape::Json {
-            self.push(",\"");
-            self.push(key);
-            return self.push("\":");
-        }
-        self.push(" ");
-        self.push(key);
-        self.push("=");
+    fn key(&mut self, key: Key) {
+        self.push(if self.shape == Shape::Json { key.json } else { key.text });
     }
 
-    fn word(&mut self, key: &'static str, value: &str) {
+    fn word(&mut self, key: Key, value: &str) {
         self.key(key);
         let bare = is_bare(value);
         let quote = if bare && self.shape != Shape::Json { "" } else { "\"" };
@@ -254,14 +260,14 @@ impl LineWriter<'_> {
         self.push(quote);
     }
 
-    fn number(&mut self, key: &'static str, value: u64) {
+    fn number(&mut self, key: Key, value: u64) {
         self.key(key);
         push_number(self.to, value);
     }
 
     fn path(&mut self, path: &str, words: &Words) {
         let quote = if self.shape == Shape::Json { "\"" } else { "" };
-        self.key("path");
+        self.key(key!("path"));
         self.push(quote);
         mask(path, words, self.to);
         self.push(quote);
@@ -272,35 +278,35 @@ impl LineWriter<'_> {
     }
 
     fn fields(&mut self, line: &AccessLine<'_>) {
-        self.word("api", line.api);
-        self.word("listener", line.listener);
-        self.word("method", method_name(line.method));
+        self.word(key!("api"), line.api);
+        self.word(key!("listener"), line.listener);
+        self.word(key!("method"), method_name(line.method));
         self.path(line.path, line.words);
-        self.number("status", line.status.into());
-        for (key, value) in [("code", line.code), ("would_refuse", line.would_refuse), ("cut", line.cut)] {
+        self.number(key!("status"), line.status.into());
+        for (key, value) in [(key!("code"), line.code), (key!("would_refuse"), line.would_refuse), (key!("cut"), line.cut)] {
             if let Some(value) = value {
                 self.word(key, value);
             }
         }
         if line.retries > 0 {
-            self.number("retries", line.retries.into());
+            self.number(key!("retries"), line.retries.into());
         }
         if let Some(relogin) = line.relogin {
-            self.word("relogin", relogin);
+            self.word(key!("relogin"), relogin);
         }
-        self.number("request_bytes", line.request_bytes);
-        self.number("response_bytes", line.response_bytes);
-        self.number("duration_us", micros(line.duration));
+        self.number(key!("request_bytes"), line.request_bytes);
+        self.number(key!("response_bytes"), line.response_bytes);
+        self.number(key!("duration_us"), micros(line.duration));
         if let Some(first_byte) = line.upstream_first_byte {
-            self.number("upstream_first_byte_us", micros(first_byte));
+            self.number(key!("upstream_first_byte_us"), micros(first_byte));
         }
-        self.word("request_id", line.request_id);
+        self.word(key!("request_id"), line.request_id);
         if let Some(uid) = line.uid {
-            self.number("uid", u64::from(uid));
+            self.number(key!("uid"), u64::from(uid));
         }
         // A pid is positive; the kernel says 0 for one outside our namespace.
         if let Some(pid) = line.pid.and_then(|pid| u64::try_from(pid).ok()) {
-            self.number("pid", pid);
+            self.number(key!("pid"), pid);
         }
     }
 }

@@ -83,6 +83,11 @@ impl Now {
 pub trait Clock: Send + Sync + 'static {
     /// Reads both clocks.
     fn now(&self) -> Now;
+
+    /// The present moment alone, where the time of day is not needed.
+    fn moment(&self) -> Moment {
+        self.now().moment
+    }
 }
 
 /// Reads the machine's own clocks.
@@ -93,6 +98,10 @@ impl Clock for SystemClock {
     #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
     fn now(&self) -> Now {
         Now { moment: boot_time(), wall: SystemTime::now() }
+    }
+
+    fn moment(&self) -> Moment {
+        boot_time()
     }
 }
 

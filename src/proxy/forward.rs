@@ -178,7 +178,7 @@ impl<'a> Forwarding<'a> {
     /// The bearer that may be sent now.
     fn bearer(&self) -> Option<Arc<Bearer>> {
         let Route { api, worker, .. } = &*self.route;
-        api.account.bearer(worker.clock.now().moment)
+        api.account.bearer(worker.clock.moment())
     }
 
     /// Makes one attempt: takes a connection, then makes the head for it. Tells which token was sent.

@@ -50,11 +50,12 @@ fn settle_length(headers: &mut HeaderMap) -> bool {
 }
 
 fn decimal(digits: &[u8]) -> Option<u64> {
-    // `parse` alone would take a sign.
-    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
-        return None;
-    }
-    std::str::from_utf8(digits).ok()?.parse().ok()
+    // `parse` would take a sign, and asks for UTF-8.
+    let append = |number: u64, digit: &u8| {
+        let digit = digit.is_ascii_digit().then(|| u64::from(digit - b'0'))?;
+        number.checked_mul(10)?.checked_add(digit)
+    };
+    if digits.is_empty() { None } else { digits.iter().try_fold(0, append) }
 }
 
 #[cfg(test)]

@@ -116,10 +116,13 @@ fn is_of_loopback(text: &[u8]) -> bool {
 
 /// Whether `host`, as it was written but for its brackets, is loopback's.
 pub(super) fn is_loopback(host: &[u8], bracketed: bool) -> bool {
+    if !bracketed && host.eq_ignore_ascii_case(b"localhost") {
+        return true;
+    }
     let Ok(host) = std::str::from_utf8(host) else { return false };
     if bracketed {
         host.parse() == Ok(Ipv6Addr::LOCALHOST)
     } else {
-        host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
+        host.parse().is_ok_and(|address: Ipv4Addr| address.is_loopback())
     }
 }

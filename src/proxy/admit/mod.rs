@@ -265,14 +265,16 @@ impl Conditions {
     /// Whether it is a name of this machine, of the upstream, or one of `allowed_hosts`, at any port.
     fn is_allowed_host(&self, text: &[u8]) -> bool {
         let Some(HostAndPort { host, bracketed, .. }) = HostAndPort::parse(text) else { return false };
+        if browser::is_loopback(host, bracketed) {
+            return true;
+        }
         let Ok(host) = std::str::from_utf8(host) else { return false };
         // The settings may name an IPv6 address with or without its brackets.
         let is = |name: &str| {
             let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
             host.eq_ignore_ascii_case(name) && bracketed == name.contains(':')
         };
-        browser::is_loopback(host.as_bytes(), bracketed)
-            || is(&self.upstream_host)
+        is(&self.upstream_host)
             || match &self.allowed_hosts {
                 AllowedHosts::Any => is_host(host, bracketed),
                 AllowedHosts::Names(names) => names.iter().any(|name| is(name)),

@@ -71,6 +71,8 @@ pub struct CountingTcp {
     more_may_be_there: bool,
     /// How many bytes were read in the present turn.
     turn: usize,
+    /// The last read found nothing, and not for the sake of others.
+    is_drained: bool,
 }
 
 /// Whether [`UNACKNOWLEDGED`] is in force.
@@ -99,7 +101,8 @@ impl CountingTcp {
         #[cfg(target_os = "linux")]
         drop(socket.set_tcp_notsent_lowat(UNSENT));
         let acknowledgement = Acknowledgement::Limited { unanswered: 0 };
-        let counted = Self { tcp, written, acknowledgement, ahead: BytesMut::new(), more_may_be_there: false, turn: 0 };
+        let counted =
+            Self { tcp, written, acknowledgement, ahead: BytesMut::new(), more_may_be_there: false, turn: 0, is_drained: false };
         counted.end_when_unacknowledged(true);
         counted
     }
@@ -164,6 +167,7 @@ impl CountingTcp {
 
 impl AsyncRead for CountingTcp {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.is_drained = false;
         if self.turn >= TURN {
             self.turn = 0;
             // It wakes us when the sockets of the others have been looked at, too.
@@ -171,7 +175,8 @@ impl AsyncRead for CountingTcp {
         }
         let before = buffer.filled().len();
         let outcome = self.poll_read_now(cx, buffer);
-        self.turn = if outcome.is_pending() { 0 } else { self.turn + buffer.filled().len() - before };
+        self.is_drained = outcome.is_pending();
+        self.turn = if self.is_drained { 0 } else { self.turn + buffer.filled().len() - before };
         outcome
     }
 }
@@ -205,7 +210,7 @@ impl AsyncWrite for CountingTcp {
 /// TLS over TCP. hyper reads six times for each answer, and five of these reads find nothing: those ask TCP alone.
 pub struct TlsOverTcp {
     tls: TlsStream<CountingTcp>,
-    /// The last read found nothing, so TLS holds neither bytes nor an error for the next one.
+    /// The last read found nothing, in TCP neither, so nobody holds bytes or an error for the next one.
     is_drained: bool,
 }
 
@@ -226,7 +231,7 @@ impl TlsOverTcp {
             drop(ready!(self.tcp().tcp.poll_read_ready(cx)));
         }
         let outcome = Pin::new(&mut self.tls).poll_read(cx, buffer);
-        self.is_drained = outcome.is_pending();
+        self.is_drained = outcome.is_pending() && self.tcp().is_drained;
         outcome
     }
 }
@@ -418,6 +423,27 @@ mod tests {
         assert!(read_now(&mut ours).await.is_none());
         drop(peer);
         assert_eq!(read_now(&mut ours).await.unwrap().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[tokio::test]
+    async fn what_was_read_ahead_when_others_had_their_turn_is_not_left_behind() {
+        let (mut ours, mut session, mut peer) = connected_by_tls().await;
+        // Each is whole in the kernel before it is read, and the turn ends in it or behind it.
+        for length in (TURN - 4096..TURN + READ_AHEAD).step_by(512) {
+            let text = vec![b'x'; length];
+            session.set_buffer_limit(None);
+            let mut records = Vec::new();
+            // The turn has to end within a record.
+            for record in text.chunks(5000) {
+                session.writer().write_all(record).unwrap();
+            }
+            while session.wants_write() {
+                session.write_tls(&mut records).unwrap();
+            }
+            peer.write_all(&records).await.unwrap();
+            let mut read = vec![0; text.len()];
+            timeout(Duration::from_secs(10), ours.read_exact(&mut read)).await.expect("all of it comes").unwrap();
+        }
     }
 
     #[tokio::test]

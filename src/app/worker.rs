@@ -137,7 +137,9 @@ impl WorkerFactory {
                         apis.clone_from(&state.apis);
                     }
                     if close_idle {
-                        apis.iter().for_each(|api| api.upstream.close_idle());
+                        for api in &apis {
+                            api.upstream.close_idle();
+                        }
                     }
                     // The daemon may no longer wait for it.
                     for done in done {

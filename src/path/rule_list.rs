@@ -187,7 +187,7 @@ mod tests {
             };
             assert_eq!(found(&"/a".repeat(256)), (true, false));
             assert_eq!(found(&"/a".repeat(257)), (false, true));
-            assert_eq!(found(&"/a%5c".repeat(129)).1, true);
+            assert!(found(&"/a%5c".repeat(129)).1);
         }
         assert!(RuleList::new(Vec::new()).first_that_denies(&Method::GET, &"/a".repeat(257)).is_none());
     }

@@ -6,7 +6,7 @@ use super::*;
 use crate::{config::Tls, tls::ClientTls};
 
 struct Files {
-    _dir: TempDir,
+    directory: TempDir,
     files: ClientCertificate,
 }
 
@@ -15,7 +15,7 @@ fn files(certificates: &str, key: &str) -> Files {
     let files = ClientCertificate { certificates: dir.path().join("tls.crt"), key: dir.path().join("tls.key") };
     fs::write(&files.certificates, certificates).unwrap();
     fs::write(&files.key, key).unwrap();
-    Files { _dir: dir, files }
+    Files { directory: dir, files }
 }
 
 fn pair() -> (String, String) {
@@ -88,7 +88,7 @@ fn each_fault_names_its_setting() {
         assert!(!error.contains("AAAA") && !key.lines().skip(1).any(|line| error.contains(line) && !line.is_empty()), "{error}");
     }
     for absent in [CERTIFICATE, KEY] {
-        let Files { _dir, files } = files(&certificate, &key);
+        let Files { directory: _directory, files } = files(&certificate, &key);
         fs::remove_file(if absent == KEY { &files.key } else { &files.certificates }).unwrap();
         let error = read(&files).unwrap_err().to_string();
         assert!(error.starts_with(&format!("{absent}: cannot read")), "{error}");
@@ -121,7 +121,7 @@ fn the_faults_of_both_files_are_told_at_once() {
 
 #[test]
 fn a_stamp_changes_when_a_file_is_written_replaced_or_removed() {
-    let Files { _dir: dir, files } = files("a", "b");
+    let Files { directory: dir, files } = files("a", "b");
     let mut before = Stamp::of(&files);
     assert_eq!(before, Stamp::of(&files));
     let replacement = dir.path().join("new");
@@ -146,7 +146,7 @@ fn a_stamp_changes_when_a_file_is_written_replaced_or_removed() {
 fn a_renewed_pair_is_used_though_it_could_not_be_read_for_a_moment() {
     let ((old, old_key), (new, new_key)) = (pair(), pair());
     let made = files(&old, &old_key);
-    let roots = made._dir.path().join("roots.pem");
+    let roots = made.directory.path().join("roots.pem");
     fs::write(&roots, &old).unwrap();
     let tls = Tls { ca_only_file: Some(roots), client_certificate: Some(made.files.clone()), ..Tls::default() };
     let tls = ClientTls::new(&tls).unwrap().0;

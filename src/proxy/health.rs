@@ -295,11 +295,11 @@ mod tests {
     #[test]
     fn two_clients_in_a_row_that_give_up_begin_an_outage_and_an_answer_ends_it() {
         let health = ApiHealth::default();
-        for waited in [GIVES_UP_AFTER.saturating_sub(Duration::from_millis(1)); 2] {
-            health.given_up("a", waited, at(0));
+        for time in [0, 2_000] {
+            health.given_up("a", GIVES_UP_AFTER.saturating_sub(Duration::from_millis(1)), at(time));
         }
-        health.given_up("a", GIVES_UP_AFTER, at(1));
-        assert_eq!(health.outage(), None);
+        health.given_up("a", GIVES_UP_AFTER, at(2_001));
+        assert_eq!(health.outage(), None, "the others were in a hurry");
         health.answered("a");
         for time in [2_000, 2_001, 3_000, 3_999] {
             health.given_up("a", GIVES_UP_AFTER, at(time));
@@ -337,6 +337,31 @@ mod tests {
     }
 
     #[test]
+    fn of_one_outage_the_log_tells_eight_reasons_at_most() {
+        let health = ApiHealth::default();
+        for (status, told) in (500..520).zip(1..) {
+            health.failed("a", failed(ConnectError::Egress(EgressError::Denied(status))), at(1));
+            assert_eq!(health.lock().logged.len(), LOGGED_MAX.min(told), "{status}");
+        }
+    }
+
+    #[test]
+    fn that_a_request_gets_no_answer_is_told_with_the_second_one_and_once() {
+        let health = ApiHealth::default();
+        let logged = || health.lock().logged.len();
+        for (error, told) in [(failed(Cause::Closed), 0), (ProxyError::UpstreamTimeout, 1), (failed(Cause::BrokenOff), 1)] {
+            health.failed("a", error, at(1));
+            assert_eq!(logged(), told, "{error:?}");
+        }
+        health.answered("a");
+        // A client that gives up is the second one where another one gave up before.
+        for (time, told) in [(0, 0), (2_000, 1), (4_000, 1)] {
+            health.given_up("a", GIVES_UP_AFTER, at(time));
+            assert_eq!(logged(), told, "{time}");
+        }
+    }
+
+    #[test]
     fn a_token_is_refused_while_401s_come_and_nothing_else_for_longer_than_five_seconds() {
         let health = ApiHealth::default();
         for (time, since) in [(1_000, None), (6_000, None), (6_001, Some(at(1_000))), (9_000, Some(at(1_000)))] {
@@ -362,5 +387,14 @@ mod tests {
         health.failed("a", failed(Cause::Closed), at(28_001));
         let other = health.with_other_upstream();
         assert_eq!((other.shortage(), other.outage()), (health.shortage(), None));
+    }
+
+    #[test]
+    fn in_a_flood_of_refusals_the_time_of_the_latest_moves_every_tenth_of_a_second() {
+        let health = ApiHealth::default();
+        for (time, last) in [(0, 0), (1, 0), (99, 0), (100, 100), (199, 100), (200, 200)] {
+            health.failed("a", ProxyError::Busy, at(time));
+            assert_eq!(health.shortage(), Some(Shortage { since: at(0), last: at(last) }), "{time}");
+        }
     }
 }

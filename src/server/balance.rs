@@ -102,6 +102,10 @@ impl Recipient {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
     use super::*;
 
     fn own(entry: &BalancerEntry) -> Option<DrainHolder> {
@@ -145,5 +149,20 @@ mod tests {
         assert!(other_one(&here).is_some());
         drop(there);
         assert!(own(&here).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_is_given_away_goes_by_the_deadlines_of_its_new_worker() {
+        let (balancer, deadlines) = (ConnectionBalancer::default(), Deadlines::default());
+        let [one, other] = [Drain::new().0, Drain::new().0];
+        let (here, _given_here) = balancer.join(&Deadlines::default(), &one);
+        let (_there, _given_there) = balancer.join(&deadlines, &other);
+        let _busy = one.hold();
+        let deadline = other_one(&here).unwrap().deadlines().deadline();
+        deadline.arm(Duration::from_secs(1));
+        tokio::select! {
+            passed = timeout(Duration::from_secs(10), deadline.passed()) => passed.unwrap(),
+            () = deadlines.run() => {}
+        }
     }
 }

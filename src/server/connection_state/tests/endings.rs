@@ -238,3 +238,33 @@ async fn a_connection_that_is_asked_for_its_place_gives_it_up_once_and_its_own_a
     assert!(InProgress::begin(&refused, false).connection_should_end());
     assert!(refused.progress().is_over && !refused.progress().takes_turns);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_sends_more_than_4_mib_without_a_piece_of_its_body_is_told_apart() {
+    const MOST: usize = 4 * 1024 * 1024;
+    let scene = LimitedConnection::new();
+    assert!(!scene.state.is_all_overhead(MOST + 1), "no body is awaited");
+    let _request = scene.ask(true);
+    let body = scene.state.begin_body();
+    assert!(!scene.state.is_all_overhead(MOST) && scene.state.is_all_overhead(1));
+    scene.state.body_came();
+    assert!(!scene.state.is_all_overhead(MOST), "a piece of it begins anew");
+    scene.state.end_body(body, true);
+    assert!(!scene.state.is_all_overhead(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_takes_turns_until_its_request_is_admitted_and_a_refused_one_is_over_with_its_first() {
+    let scene = http2();
+    let turns_and_end = |state: &ConnectionState| (state.progress().takes_turns, state.progress().is_over);
+    assert_eq!(turns_and_end(&scene.state), (true, false));
+    let admitted = scene.ask(false);
+    assert_eq!(turns_and_end(&scene.state), (false, false));
+    drop(admitted);
+    assert_eq!(turns_and_end(&scene.state), (true, false));
+    let (drain, _gone) = Drain::new();
+    let refused = ConnectionState::begin_refused(&scene.deadlines, LIMITS, drain.hold());
+    assert_eq!(turns_and_end(&refused), (false, false));
+    let _request = InProgress::begin(&refused, false);
+    assert_eq!(turns_and_end(&refused), (false, true));
+}

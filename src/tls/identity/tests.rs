@@ -51,6 +51,8 @@ fn a_key_in_each_of_its_forms_is_read() {
     assert!(any_supported_type(&pem::private_key(sec1.as_bytes()).unwrap()).is_ok());
     let pkcs1 = pem::private_key(block("RSA PRIVATE KEY", b"some bytes").as_bytes()).unwrap();
     assert!(matches!(&pkcs1, PrivateKeyDer::Pkcs1(key) if key.secret_pkcs1_der() == b"some bytes"));
+    let pkcs8 = pem::private_key(block("PRIVATE KEY", b"some bytes").as_bytes()).unwrap();
+    assert!(matches!(&pkcs8, PrivateKeyDer::Pkcs8(key) if key.secret_pkcs8_der() == b"some bytes"));
 }
 
 #[test]

@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    /// A body that a test fills as it goes on. Nothing in it: nothing has come yet.
+    /// A body that a test fills as it goes on. Nothing in it: nothing has come yet, or it has ended, if the test has dropped its own.
     #[derive(Clone, Default)]
     struct Filled(Rc<RefCell<VecDeque<Polled<&'static str>>>>);
 
@@ -205,6 +205,15 @@ mod tests {
 
         fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Polled<&'static str>> {
             self.0.borrow_mut().pop_front().map_or(Poll::Pending, Poll::Ready)
+        }
+
+        fn is_end_stream(&self) -> bool {
+            Rc::strong_count(&self.0) == 1 && self.0.borrow().is_empty()
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            let bytes = |polled: &Polled<&'static str>| polled.as_ref()?.as_ref().ok()?.data_ref().map(Bytes::len);
+            SizeHint::with_exact(self.0.borrow().iter().filter_map(bytes).sum::<usize>() as u64)
         }
     }
 
@@ -269,6 +278,28 @@ mod tests {
     }
 
     #[test]
+    fn a_body_has_not_ended_while_something_waits_that_was_read_of_it() {
+        const LAST: &[u8] = &[7; LARGE];
+        for last in [None, Some(LAST)] {
+            let (filled, mut body, mut given) = held_back();
+            filled.data(b"abc");
+            last.into_iter().for_each(|last| filled.data(last));
+            drop(filled);
+            assert!(next(&mut body).is_pending());
+            let left = |body: &Coalesced<Filled>| (body.is_end_stream(), body.size_hint().exact());
+            let after = last.map_or(0, <[u8]>::len) as u64;
+            assert_eq!(left(&body), (false, Some(3 + after)));
+            given.pop();
+            assert_eq!(data(&mut body), "abc");
+            assert_eq!(left(&body), (last.is_none(), Some(after)));
+            if last.is_some() {
+                assert_eq!(data(&mut body).len(), LARGE);
+                assert_eq!(left(&body), (true, Some(0)));
+            }
+        }
+    }
+
+    #[test]
     fn an_error_comes_after_what_was_joined_before_it() {
         let (filled, mut body, mut given) = held_back();
         filled.data(b"last words");
@@ -290,6 +321,16 @@ mod tests {
         given.pop();
         assert!(*woken.0.lock().unwrap());
         assert_eq!(data(&mut body).len(), JOINED);
+    }
+
+    /// Its receiver may drop a frame on another thread, between two looks of the reader.
+    #[test]
+    fn a_reader_does_not_wait_for_room_that_is_there_already() {
+        let (waiting, cx) = (Arc::<Waiting>::default(), Context::from_waker(Waker::noop()));
+        let mut frames: Vec<_> = (0..WAITING).map(|_| waiting.frame([7].into())).collect();
+        assert!(waiting.poll_room(&cx).is_pending());
+        frames.pop();
+        assert!(waiting.poll_room(&cx).is_ready());
     }
 
     #[derive(Default)]

@@ -252,6 +252,8 @@ impl ApiHealth {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+
     use super::*;
     use crate::{connect::EgressError, upstream::Sent};
 
@@ -396,5 +398,42 @@ mod tests {
             health.failed("a", ProxyError::Busy, at(time));
             assert_eq!(health.shortage(), Some(Shortage { since: at(0), last: at(last) }), "{time}");
         }
+    }
+
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_log_says_that_all_is_well_again_only_where_it_has_said_what_was_wrong() {
+        let (health, log) = (ApiHealth::default(), Log::default());
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+        tracing::subscriber::with_default(subscriber, || {
+            for error in [failed(Cause::Closed), failed(ConnectError::Refused)] {
+                health.failed("a", error, at(1));
+                health.answered("a");
+            }
+            for times in [&[0][..], &[1_000, 6_001], &[10_000, 15_001, 16_000]] {
+                for time in times {
+                    health.unauthorized("a", StatusCode::UNAUTHORIZED, at(*time));
+                }
+                health.authorized("a");
+            }
+        });
+        let told = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let (refused, taken) = ("refuses the token with every answer", "takes the token again");
+        let expected = ["can't be reached", "is reached again", refused, taken, refused, taken];
+        assert_eq!(told.lines().count(), expected.len(), "{told}");
+        assert!(told.lines().zip(expected).all(|(line, words)| line.contains(words)), "{told}");
     }
 }

@@ -11,6 +11,7 @@
 //! | 0 basics | `files` | reads a file within a time limit, whatever its file system does |
 //! | 0 basics | `resources` | threads, runtimes and descriptors, where the system may refuse them |
 //! | 0 basics | `descriptors` | how many descriptors the process may have, and how they are shared out |
+//! | 0 basics | `children` | the processes that are started here, and orphans, which it reaps |
 //! | 0 basics | `careportals` | facts about the CarePortals API: hosts, log-in paths, field names, words of routes |
 //! | 0 basics | `path` | request paths: canonical form, rules, log-in paths, masking; pure |
 //! | 0 basics | `origin` | servers: origins, URLs under them, and how they are reached; pure |
@@ -47,6 +48,7 @@ pub mod allocator;
 pub mod app;
 pub mod careportals;
 pub mod check;
+pub mod children;
 pub mod cli;
 pub mod clock;
 pub mod config;

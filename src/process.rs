@@ -23,7 +23,7 @@ use signal_hook::{
 use tokio::sync::mpsc;
 use tracing::error;
 
-use crate::control::Commands;
+use crate::{children, control::Commands};
 
 /// The exit code of a second SIGTERM or SIGINT.
 const AT_ONCE: i32 = 1;
@@ -162,6 +162,9 @@ impl CaughtSignals {
         signals.extend(passed_on.into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0));
         let (caught, given) = mpsc::channel(SIGNALS);
         let thread = SignalThread::start(Signals::new(&signals)?, move |signal| {
+            if signal == SIGCHLD {
+                children::reap_orphans();
+            }
             if let Some(signal) = Signal::from_named_raw(signal) {
                 // Waits while it is full: a child's end must not be missed. Closed: nobody runs a program any more.
                 let _ = caught.blocking_send(signal);
@@ -198,11 +201,12 @@ fn ignored_signals() -> u64 {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
-/// Makes this process the parent of every process that its program leaves behind, so that it can end and reap them. Only Linux
-/// has this; elsewhere they go to the system's first process.
+/// Makes this process the parent of every process that its program leaves behind, and reaps them from now on. Only Linux has this;
+/// elsewhere they go to the system's first process.
 pub fn adopt_orphans() -> io::Result<()> {
     #[cfg(target_os = "linux")]
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
+    children::reap_orphans_from_now_on();
     Ok(())
 }
 

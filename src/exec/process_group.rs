@@ -10,11 +10,16 @@ use rustix::{
     process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, waitpgid, waitpid},
 };
 
-use crate::{descriptors::spawn_with_own_limit, process::SignalMask};
+use crate::{
+    children::{self, OwnChild},
+    process::SignalMask,
+};
 
 /// A started program (the group's leader), and every process that it started and that did not leave its group.
 pub(super) struct ProcessGroup {
     leader: Pid,
+    /// Keeps the leader's end for [`reap`](Self::reap).
+    own: Option<OwnChild>,
     /// How the leader ended; `None` until it has been reaped.
     exit: Option<ProgramExit>,
     is_empty: bool,
@@ -61,10 +66,10 @@ impl ProcessGroup {
     /// The program is not there, or the system can't start it.
     pub(super) fn start(command: &mut Command, mask: &SignalMask) -> io::Result<Self> {
         let start = || mask.within(|| command.process_group(0).spawn());
-        let child = spawn_with_own_limit(start, |child| Some(child.id()))?;
+        let (child, own) = children::start(start, |child| Some(child.id()))?;
         // Dropping a `Child` neither ends nor reaps the process; this type does both.
         let leader = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
-        Ok(Self { leader, exit: None, is_empty: false })
+        Ok(Self { leader, own: Some(own), exit: None, is_empty: false })
     }
 
     /// The group's number, which is its leader's process id.
@@ -117,6 +122,9 @@ impl ProcessGroup {
         let killed = status.terminating_signal().map(ProgramExit::Killed);
         let exited = status.exit_status().and_then(|code| u8::try_from(code).ok()).map(ProgramExit::Code);
         self.exit = killed.or(exited).or(self.exit);
+        if self.exit.is_some() {
+            self.own = None;
+        }
         self.exit.map(LeaderEvent::Ended).or(stopped)
     }
 

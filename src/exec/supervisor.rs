@@ -19,7 +19,6 @@ use tracing::{error, warn};
 
 use super::{
     ExecError, Exit,
-    orphans::Orphans,
     process_group::{LeaderEvent, ProcessGroup, ProgramExit, exit_code_of_signal},
     terminal::{Terminal, stop_our_group},
 };
@@ -66,8 +65,7 @@ impl Supervisor {
         if let Some(terminal) = &mut self.terminal {
             terminal.give_foreground_at_start(group.id());
         }
-        let mut orphans = Orphans::of(group.id());
-        let exit = self.wait_for_exit(&mut group, &mut orphans).await;
+        let exit = self.wait_for_exit(&mut group).await;
         let by_interrupt = exit == ProgramExit::Killed(Signal::INT.as_raw()) && self.takes_interrupts();
         if let Some(terminal) = &mut self.terminal {
             if by_interrupt {
@@ -75,7 +73,7 @@ impl Supervisor {
             }
             terminal.take_foreground_back();
         }
-        self.end_remaining(&mut group, &mut orphans).await;
+        self.end_remaining(&mut group).await;
         Ok(if by_interrupt { Exit::ByInterrupt } else { Exit::Code(exit.exit_code()) })
     }
 
@@ -106,7 +104,7 @@ impl Supervisor {
 
     /// Forwards signals until the program has ended. When the daemon stops, the program is terminated, since nothing serves
     /// it any more.
-    async fn wait_for_exit(&mut self, group: &mut ProcessGroup, orphans: &mut Orphans) -> ProgramExit {
+    async fn wait_for_exit(&mut self, group: &mut ProcessGroup) -> ProgramExit {
         let mut deadline: Option<Instant> = None;
         let mut is_terminated = false;
         loop {
@@ -118,7 +116,6 @@ impl Supervisor {
                 }
                 None => {}
             }
-            orphans.reap();
             tokio::select! {
                 signal = self.signals.recv() => match signal {
                     Some(signal) => self.forward_signal(group, signal),
@@ -131,7 +128,6 @@ impl Supervisor {
                     deadline = Some(clock::instant() + self.kill_after);
                     group.terminate();
                 }
-                () = reached(orphans.again_at()) => {}
                 () = reached(deadline) => {
                     warn!("the program did not end in time and was killed");
                     deadline = None;
@@ -169,7 +165,7 @@ impl Supervisor {
     }
 
     /// Ends the processes that the program left behind in its group, since nothing serves them any more.
-    async fn end_remaining(&mut self, group: &mut ProcessGroup, orphans: &mut Orphans) {
+    async fn end_remaining(&mut self, group: &mut ProcessGroup) {
         let mut deadline = Some(clock::instant() + self.kill_after);
         if !group.is_empty() {
             group.terminate();
@@ -177,7 +173,6 @@ impl Supervisor {
         loop {
             // Orphans are our children by now (`adopt_orphans`), so only we can reap them.
             group.reap();
-            orphans.reap();
             if group.is_empty() {
                 return;
             }

@@ -19,7 +19,7 @@ use crate::harness::{
 };
 
 /// The environment of a laptop: credentials and an upstream, and everything else at `exec`'s own defaults.
-fn setup(simulator: &Simulator) -> Setup {
+pub(super) fn setup(simulator: &Simulator) -> Setup {
     let mut setup = Setup::new(simulator);
     for name in ["LISTEN", "TELEMETRY_LISTEN", "CONTROL_SOCKET", "LOG", "LOG_FORMAT"] {
         setup.without(&format!("CAREPORTALS_{name}"));
@@ -39,7 +39,7 @@ fn executed(setup: &Setup, options: &[&str], words: &[&str]) -> (Option<i32>, St
 }
 
 /// A running `exec` whose program is fed and listened to. The program ends when its standard input does.
-struct Executing {
+pub(super) struct Executing {
     sidecar: Child,
     input: Option<ChildStdin>,
     lines: Receiver<String>,
@@ -48,7 +48,7 @@ struct Executing {
 }
 
 impl Executing {
-    fn start(setup: Setup, words: &[&str]) -> Self {
+    pub(super) fn start(setup: Setup, words: &[&str]) -> Self {
         let mut command = setup.command("exec");
         command.arg("--").args(words);
         Self::spawn(&mut command, setup)
@@ -69,29 +69,29 @@ impl Executing {
     }
 
     /// Waits for the next line that the program writes.
-    fn line(&mut self) -> String {
+    pub(super) fn line(&mut self) -> String {
         self.lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no line"))
     }
 
-    fn say(&mut self, line: &str) {
+    pub(super) fn say(&mut self, line: &str) {
         writeln!(self.input.as_mut().unwrap(), "{line}").unwrap();
     }
 
-    fn signal(&self, signal: Signal) {
+    pub(super) fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).unwrap();
     }
 
-    fn pid(&self) -> Pid {
+    pub(super) fn pid(&self) -> Pid {
         Pid::from_child(&self.sidecar)
     }
 
     /// Ends the program's input, and waits for both. Returns what was written meanwhile, and what to standard error.
-    fn end(mut self) -> (ExitStatus, Vec<String>, String) {
+    pub(super) fn end(mut self) -> (ExitStatus, Vec<String>, String) {
         drop(self.input.take());
         self.wait()
     }
 
-    fn wait(&mut self) -> (ExitStatus, Vec<String>, String) {
+    pub(super) fn wait(&mut self) -> (ExitStatus, Vec<String>, String) {
         // The lines end when every process that could write has ended.
         let mut rest = Vec::new();
         while let Ok(line) = self.lines.recv_timeout(PATIENCE) {
@@ -110,7 +110,7 @@ impl Drop for Executing {
     }
 }
 
-fn get(base: &str, target: &str) -> u16 {
+pub(super) fn get(base: &str, target: &str) -> u16 {
     let address: SocketAddr = base.strip_prefix("http://").unwrap().parse().unwrap();
     Connection::tcp(TcpStream::connect(address).unwrap()).send(&Request::get(target)).status
 }
@@ -538,7 +538,7 @@ fn a_containers_first_process_that_is_told_to_stop_while_it_reads_its_settings_s
 }
 
 /// The only child of a process.
-fn child_of(parent: Pid) -> Pid {
+pub(super) fn child_of(parent: Pid) -> Pid {
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     let stats = processes.filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok());
     let of_parent = |stat: &String| {
@@ -579,7 +579,7 @@ fn a_command_that_gives_a_secret_keeps_its_status_while_orphans_are_reaped() {
 }
 
 /// The children of a process that have ended and were not reaped.
-fn ended_children(parent: Pid) -> Vec<String> {
+pub(super) fn ended_children(parent: Pid) -> Vec<String> {
     let processes = std::fs::read_dir("/proc").unwrap().filter_map(Result::ok);
     let stats = processes.filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok());
     let wanted = format!(" Z {} ", parent.as_raw_pid());

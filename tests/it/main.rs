@@ -84,6 +84,7 @@ mod commands;
 mod control;
 mod demo;
 mod exec;
+mod exec_children;
 mod exec_terminal;
 mod hardening;
 mod health;

@@ -24,8 +24,8 @@ use tokio::{
 
 use super::SourceFault;
 use crate::{
+    children::{self, OwnChild},
     config::{Source, source::MEANT_FOR_US},
-    descriptors::spawn_with_own_limit,
     files::BoundedReads,
     resources::blocking,
     secret::{Pages, Secret},
@@ -129,11 +129,11 @@ async fn run(argv: &[String]) -> Result<Secret, SourceFault> {
     for name in our_variables() {
         command.env_remove(name);
     }
-    let child = spawn_with_own_limit(|| command.spawn(), Child::id).map_err(not_run)?;
-    let mut group = ProcessGroup(child);
-    let (stdout, stderr) = (group.0.stdout.take(), group.0.stderr.take());
+    let (child, own) = children::start(|| command.spawn(), Child::id).map_err(not_run)?;
+    let mut group = ProcessGroup { leader: child, _own: own };
+    let (stdout, stderr) = (group.leader.stdout.take(), group.leader.stderr.take());
     let (stdout, stderr) = tokio::try_join!(collect(stdout, VALUE_MAX), collect(stderr, STDERR_MAX)).map_err(not_run)?;
-    let status = group.0.wait().await.map_err(not_run)?;
+    let status = group.leader.wait().await.map_err(not_run)?;
     if !status.success() {
         return Err(failed(program, status, &stderr));
     }
@@ -163,12 +163,16 @@ fn our_variables() -> impl Iterator<Item = OsString> {
 }
 
 /// A command and all that it started. Dropping it before the command's end was seen kills them.
-struct ProcessGroup(Child);
+struct ProcessGroup {
+    leader: Child,
+    /// It is dropped after the leader, which tokio reaps.
+    _own: OwnChild,
+}
 
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
         // `id` is none once the end was seen, since another process may have the number by then.
-        let leader = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let leader = self.leader.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         if let Some(leader) = leader {
             // It fails only when all of them have ended already.
             let _ = kill_process_group(leader, Signal::KILL);

@@ -1,0 +1,106 @@
+//! Processes that the sidecar starts or adopts under `exec`. Each is waited for by whoever
+//! started it, and an orphan by the sidecar.
+
+use std::path::Path;
+
+use rustix::process::{Pid, test_kill_process};
+
+use crate::{
+    exec::{Executing, child_of, ended_children, get, setup},
+    harness::{PASSWORD, Setup, let_time_pass, now, revoke, simulator, until},
+};
+
+/// `exec` whose password comes from a command that runs `script`. With each line that its program reads, it leaves an orphan behind,
+/// which says its process id and ends.
+fn with_password_command(setup: Setup, script: &str) -> Executing {
+    let program = "echo $CAREPORTALS_BASE_URL; while read _; do (sh -c 'echo $$; exit 9' &); done";
+    Executing::start(password_command(setup, script), &["sh", "-c", program])
+}
+
+fn password_command(mut setup: Setup, script: &str) -> Setup {
+    setup.without("CAREPORTALS_PASSWORD_FILE").account("relogin_floor", "100ms");
+    setup.account("password", &format!(r#"{{ command = ["sh", "-c", "{script}"] }}"#));
+    setup
+}
+
+#[test]
+fn a_command_that_ends_before_those_who_hold_its_output_keeps_its_status() {
+    let simulator = simulator();
+    let mut run = with_password_command(setup(&simulator), &format!("echo {PASSWORD}; sleep 1.5 &"));
+    let base = run.line();
+    revoke(&simulator);
+    let begun = now();
+    assert_eq!(get(&base, "/users/account"), 200);
+    assert!(begun.elapsed().as_millis() > 1200, "the command's output was held");
+    let counts = simulator.control().counts();
+    assert_eq!((counts.logins, counts.login_ok), (2, 2));
+    until("nothing that has ended is left", || ended_children(run.pid()).is_empty());
+    let (status, _, errors) = run.end();
+    assert_eq!((status.code(), errors.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn an_orphan_is_reaped_while_a_command_that_has_ended_waits_for_those_who_hold_its_output() {
+    let simulator = simulator();
+    let held = setup(&simulator);
+    let mark = held.dir.path().join("mark");
+    let script = format!("while [ -e {} ]; do sleep 0.05; done & echo {PASSWORD}", mark.display());
+    let mut run = with_password_command(held, &script);
+    let base = run.line();
+    std::fs::write(&mark, "").unwrap();
+    revoke(&simulator);
+    std::thread::scope(|scope| {
+        let answer = scope.spawn(|| get(&base, "/users/account"));
+        until("the command has ended", || ended_children(run.pid()).len() == 1);
+        run.say("");
+        let orphan = Pid::from_raw(run.line().parse().unwrap()).unwrap();
+        until("the orphan is reaped", || test_kill_process(orphan).is_err());
+        assert_eq!(ended_children(run.pid()).len(), 1, "the command's end is kept");
+        std::fs::remove_file(&mark).unwrap();
+        assert_eq!(answer.join().unwrap(), 200);
+    });
+    assert!(run.end().0.success());
+}
+
+#[test]
+fn a_sidecar_with_nothing_to_do_sleeps_after_a_command_whose_output_was_held() {
+    let simulator = simulator();
+    // Nobody ends when the output is closed: no signal comes after that.
+    let script = format!("(sleep 0.6; exec >&- 2>&-; exec sleep 3) & echo {PASSWORD}");
+    let mut run = with_password_command(setup(&simulator), &script);
+    let base = run.line();
+    revoke(&simulator);
+    assert_eq!(get(&base, "/users/account"), 200);
+    let_time_pass("an end that nobody asks about would be looked for after a second", std::time::Duration::from_millis(1500));
+    let before = wake_ups(run.pid());
+    let_time_pass("it has nothing to do", std::time::Duration::from_secs(1));
+    let woken = wake_ups(run.pid()) - before;
+    assert!(woken < 200, "it woke {woken} times in a second");
+    until("what held the output has ended", || children(run.pid()).split_whitespace().count() == 1);
+    assert!(run.end().0.success());
+}
+
+/// How often the main thread of a process has waited for something.
+fn wake_ups(process: Pid) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:")).unwrap();
+    count.trim().parse().unwrap()
+}
+
+#[test]
+fn an_orphan_that_a_real_time_signal_ended_is_reaped_and_hides_no_other() {
+    let simulator = simulator();
+    let script = "for i in 1 2 3; do (sh -c 'kill -37 $$' &); (setsid sh -c 'kill -37 $$' &); (setsid sh -c 'exit 3' &); done
+        echo left; read _; exit 6";
+    let mut run = Executing::start(setup(&simulator), &["bash", "-c", script]);
+    assert_eq!(run.line(), "left");
+    until("nothing that has ended is left", || ended_children(run.pid()).is_empty());
+    run.say("");
+    assert_eq!(run.end().0.code(), Some(6));
+}
+
+/// The children of a process, whether they have ended or not.
+fn children(parent: Pid) -> String {
+    let threads = std::fs::read_dir(Path::new("/proc").join(parent.to_string()).join("task")).unwrap().filter_map(Result::ok);
+    threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok()).collect()
+}

@@ -102,7 +102,7 @@ pub struct DaemonSignals {
 }
 
 impl DaemonSignals {
-    /// Catches SIGTERM, SIGINT, SIGHUP and SIGUSR1. Until [`clean_up_from_now_on`](Self::clean_up_from_now_on), a SIGTERM
+    /// Catches SIGTERM, SIGINT, SIGHUP, SIGUSR1 and SIGCHLD. Until [`clean_up_from_now_on`](Self::clean_up_from_now_on), a SIGTERM
     /// or SIGINT ends the process at once with exit code 0. Later, a second one ends it with exit code 1 from within the
     /// signal handler, so it works even when nothing else does.
     ///
@@ -120,7 +120,7 @@ impl DaemonSignals {
             flag::register(signal, Arc::clone(seen))?;
             flag::register_conditional_shutdown(signal, AT_ONCE, Arc::clone(other_seen))?;
         }
-        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1])?;
+        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR1, SIGCHLD])?;
         Ok(Self { signals, nothing_to_clean_up })
     }
 
@@ -132,12 +132,18 @@ impl DaemonSignals {
     /// Delivers the signals as commands, those too that have come already; `on_hangup` says what SIGHUP means. It starts
     /// a thread, which ends when the outcome is dropped.
     ///
+    /// A container's first process reaps orphans from now on, since they come to it.
+    ///
     /// # Errors
     ///
     /// The system refuses a thread.
     pub fn deliver(self, commands: Commands, on_hangup: OnHangup) -> io::Result<SignalThread> {
         self.clean_up_from_now_on();
+        if std::process::id() == 1 {
+            children::reap_orphans_from_now_on();
+        }
         SignalThread::start(self.signals, move |signal| match signal {
+            SIGCHLD => children::reap_orphans(),
             // Nobody waits for the outcome of a signal.
             SIGHUP if on_hangup == OnHangup::Reload => drop(commands.reload()),
             SIGUSR1 => drop(commands.log_out(None)),

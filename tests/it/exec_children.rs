@@ -1,9 +1,9 @@
-//! Processes that the sidecar starts or adopts under `exec`. Each is waited for by whoever
+//! Processes that the sidecar starts or adopts: under `exec`, and as a container's first process. Each is waited for by whoever
 //! started it, and an orphan by the sidecar.
 
-use std::path::Path;
+use std::{path::Path, process::Command};
 
-use rustix::process::{Pid, test_kill_process};
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::{
     exec::{Executing, child_of, ended_children, get, setup},
@@ -97,6 +97,34 @@ fn an_orphan_that_a_real_time_signal_ended_is_reaped_and_hides_no_other() {
     until("nothing that has ended is left", || ended_children(run.pid()).is_empty());
     run.say("");
     assert_eq!(run.end().0.code(), Some(6));
+}
+
+#[test]
+fn as_a_containers_first_process_the_daemon_reaps_what_commands_leave_behind() {
+    const UNSHARE: [&str; 4] = ["--pid", "--fork", "--kill-child=KILL", "--mount-proc"];
+    let simulator = simulator();
+    let allowed = Command::new("unshare").args(UNSHARE).arg("true").output().is_ok_and(|output| output.status.success());
+    if !allowed {
+        eprintln!("skipped: this user may not make a PID namespace");
+        return;
+    }
+    let mut setup = Setup::new(&simulator);
+    setup.without("CAREPORTALS_PASSWORD");
+    // One orphan ends before the command does, one after it.
+    let setup = password_command(setup, &format!("(sh -c 'exit 1' &); (sh -c 'exec >&- 2>&-; sleep 0.2' &); echo {PASSWORD}"));
+    let run = setup.command("run");
+    let mut command = Command::new("unshare");
+    command.args(UNSHARE).arg(run.get_program()).args(run.get_args()).env_clear();
+    command.envs(run.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(setup.dir.path());
+    let sidecar = setup.start_with(command).ready();
+    for logins in 2..=3 {
+        revoke(&simulator);
+        assert_eq!(sidecar.get("/users/account").status, 200);
+        assert_eq!(simulator.control().counts().login_ok, logins);
+    }
+    let first = child_of(Pid::from_raw(i32::try_from(sidecar.pid()).unwrap()).unwrap());
+    until("nothing is left of the commands", || children(first).is_empty());
+    kill_process(first, Signal::TERM).unwrap();
 }
 
 /// The children of a process, whether they have ended or not.

@@ -167,6 +167,7 @@ impl Supervisor {
     /// Ends the processes that the program left behind in its group, since nothing serves them any more.
     async fn end_remaining(&mut self, group: &mut ProcessGroup) {
         let mut deadline = Some(clock::instant() + self.kill_after);
+        let mut is_told_to_end = false;
         if !group.is_empty() {
             group.terminate();
         }
@@ -178,8 +179,9 @@ impl Supervisor {
             }
             tokio::select! {
                 signal = self.signals.recv() => {
-                    // A user who sends Ctrl-C or SIGTERM now does not want to wait.
-                    if signal.is_some_and(is_terminating) {
+                    // The first may be our own (`interrupt_our_group`), or have been meant for the program, at whose end it comes.
+                    // Whoever sends a second one does not want to wait.
+                    if signal.is_some_and(is_terminating) && std::mem::replace(&mut is_told_to_end, true) {
                         group.signal(Signal::KILL);
                     }
                 }

@@ -91,6 +91,10 @@ impl Executing {
         self.wait()
     }
 
+    pub(super) fn has_ended(&mut self) -> bool {
+        self.sidecar.try_wait().unwrap().is_some()
+    }
+
     pub(super) fn wait(&mut self) -> (ExitStatus, Vec<String>, String) {
         // The lines end when every process that could write has ended.
         let mut rest = Vec::new();

@@ -132,3 +132,41 @@ fn children(parent: Pid) -> String {
     let threads = std::fs::read_dir(Path::new("/proc").join(parent.to_string()).join("task")).unwrap().filter_map(Result::ok);
     threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok()).collect()
 }
+
+/// Cleans up for half a second when it is told to end.
+const CLEANS_UP: &str = "trap 'sleep 0.5; echo cleaned; exit' TERM; echo $PPID; while :; do sleep 0.05; done";
+
+#[test]
+fn a_signal_for_a_program_that_has_just_ended_leaves_the_rest_of_its_group_time_to_clean_up() {
+    let simulator = simulator();
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
+        let mut run = Executing::start(setup(&simulator), &["sh", "-c", "sh -c \"$0\" & read _", CLEANS_UP]);
+        let program = Pid::from_raw(run.line().parse().unwrap()).unwrap();
+        kill_process(program, Signal::KILL).unwrap();
+        until("the program is gone", || test_kill_process(program).is_err());
+        run.signal(signal);
+        let (status, rest, errors) = run.wait();
+        assert_eq!((status.code(), rest), (Some(137), vec!["cleaned".to_owned()]), "{signal:?} {errors}");
+    }
+}
+
+#[test]
+fn signals_for_a_program_that_has_ended_end_the_wait_for_the_rest_of_its_group() {
+    let simulator = simulator();
+    let mut setup = setup(&simulator);
+    setup.global("drain_timeout", "10m");
+    let stubborn = "trap '' TERM; echo $PPID $$; exec sleep 60";
+    let mut run = Executing::start(setup, &["sh", "-c", "sh -c \"$0\" & read _; exit 5", stubborn]);
+    let [program, left] = [0, 1].map({
+        let line = run.line();
+        move |at| Pid::from_raw(line.split(' ').nth(at).unwrap().parse().unwrap()).unwrap()
+    });
+    run.say("");
+    until("the program has ended", || test_kill_process(program).is_err());
+    until("it has ended, since somebody would not wait", || {
+        run.signal(Signal::TERM);
+        run.has_ended()
+    });
+    assert_eq!(run.wait().0.code(), Some(5));
+    assert!(test_kill_process(left).is_err());
+}

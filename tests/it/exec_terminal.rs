@@ -134,6 +134,21 @@ fn ctrl_c_ends_a_program_that_does_nothing_about_it_and_the_script_that_called_u
 }
 
 #[test]
+fn ctrl_c_leaves_the_rest_of_the_programs_group_time_to_clean_up() {
+    if interrupts_are_ignored() {
+        return;
+    }
+    let simulator = simulator();
+    // A shell starts it with SIGINT ignored.
+    let cleans_up = "trap 'sleep 0.5; echo cleaned; exit' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut screen = Screen::open(&simulator, &["sh", "-c", "$EXEC sh -c 'sh -c \"$0\" & read _' \"$0\"", cleans_up]);
+    screen.shows("ready");
+    screen.types(CTRL_C);
+    let (status, rest) = screen.ends();
+    assert!(rest.contains("cleaned") && !status.success(), "{status:?} {rest}");
+}
+
+#[test]
 fn the_terminal_is_the_callers_again_when_the_program_has_ended() {
     if interrupts_are_ignored() {
         return;

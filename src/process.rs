@@ -165,7 +165,7 @@ impl CaughtSignals {
         let ignored = ignored_signals();
         let mut signals = vec![SIGCHLD, SIGCONT];
         let passed_on = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGUSR1, SIGUSR2, SIGWINCH, SIGTSTP];
-        signals.extend(passed_on.into_iter().filter(|signal| ignored & (1 << (signal - 1)) == 0));
+        signals.extend(passed_on.into_iter().filter(|signal| !is_ignored(ignored, *signal)));
         let (caught, given) = mpsc::channel(SIGNALS);
         let thread = SignalThread::start(Signals::new(&signals)?, move |signal| {
             if signal == SIGCHLD {
@@ -191,13 +191,14 @@ pub fn keep_ended_children() -> io::Result<()> {
     flag::register(SIGCHLD, Arc::default()).map(drop)
 }
 
-/// Lets a write beyond the limit of a file's size fail, so that it does not end the process: the log may be such a file.
+/// Lets a write beyond the limit of a file's size fail, so that it does not end the process: the log may be such a file. Where the
+/// signal is ignored that is so already, and the program of `exec` is to inherit it.
 ///
 /// # Errors
 ///
 /// The system refuses a handler.
 pub fn survive_full_files() -> io::Result<()> {
-    flag::register(SIGXFSZ, Arc::default()).map(drop)
+    if is_ignored(ignored_signals(), SIGXFSZ) { Ok(()) } else { flag::register(SIGXFSZ, Arc::default()).map(drop) }
 }
 
 /// Reads which signals are ignored: a bit for each, the lowest for signal 1; none where the system does not tell.
@@ -205,6 +206,11 @@ fn ignored_signals() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
+}
+
+/// Whether a signal is among those that [`ignored_signals`] has read.
+fn is_ignored(ignored: u64, signal: i32) -> bool {
+    ignored & (1 << (signal - 1)) != 0
 }
 
 /// Makes this process the parent of every process that its program leaves behind, and reaps them from now on. Only Linux has this;

@@ -664,16 +664,22 @@ fn a_reload_under_exec_fails_and_says_why() {
 }
 
 #[test]
-fn of_signals_that_were_ignored_from_the_start_the_program_gets_sigpipe_alone_as_its_default() {
+fn of_signals_that_were_ignored_from_the_start_the_program_gets_only_three_as_their_default() {
     let simulator = simulator();
     let setup = setup(&simulator);
     let exec = setup.command("exec");
     let mut command = Command::new("sh");
-    command.args(["-c", r#"trap '' PIPE HUP; exec "$@""#, "sh"]).arg(exec.get_program()).args(exec.get_args());
+    command
+        .args(["-c", r#"trap '' HUP XFSZ ALRM PIPE CHLD CONT; exec "$@""#, "sh"])
+        .arg(exec.get_program())
+        .args(exec.get_args());
     command.env_clear().envs(exec.get_envs().filter_map(|(name, value)| Some((name, value?)))).current_dir(setup.dir.path());
     let output = command.args(["--", "grep", "SigIgn", "/proc/self/status"]).output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     let mask = u64::from_str_radix(text.trim_start_matches("SigIgn:").trim(), 16).unwrap();
     let is_ignored = |signal: Signal| mask & 1 << (signal.as_raw() - 1) != 0;
-    assert_eq!((is_ignored(Signal::HUP), is_ignored(Signal::PIPE)), (true, false), "{text}");
+    let expected = [Signal::HUP, Signal::XFSZ, Signal::ALARM].map(|signal| (signal, true)).into_iter();
+    for (signal, expected) in expected.chain([Signal::PIPE, Signal::CHILD, Signal::CONT].map(|signal| (signal, false))) {
+        assert_eq!(is_ignored(signal), expected, "{signal:?}: {text}");
+    }
 }

@@ -2,7 +2,8 @@
 //!
 //! Guarantees: the program starts once every account that logs in has a token, and never once a log-in is rejected; it gets no
 //! variable that holds a secret. Each signal reaches it once and never ends us before it. The daemon serves until the program has
-//! ended. Nothing of the program's group outlives us, unless SIGKILL ends us. Orphans are reaped by `children`.
+//! ended. Nothing of the program's group outlives us, unless SIGKILL or a signal that is not passed on ends us. Orphans are reaped by
+//! `children`.
 //!
 //! Files, each using only those before it: `environment` (pure), `process_group`, `terminal`, `supervisor`.
 

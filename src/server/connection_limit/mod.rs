@@ -371,16 +371,19 @@ impl LimitState {
 }
 
 impl Registry {
-    /// The connection that is evicted first. Clients on this machine come last, so that a flood from elsewhere can't keep a
-    /// probe out.
+    /// The connection that is evicted first. Of those that may go now, clients on this machine come last, so that a flood from
+    /// elsewhere can't keep a probe out.
     fn first_to_go(&self, now: u64, first_grace: u64) -> Option<((bool, Evictable), Hold, &Arc<Slot>)> {
         let ranked = |slot| {
             let slot: &Arc<Slot> = slot;
             let hold = slot.hold();
             ((slot.is_local, hold.evictable(now, first_grace)), hold, slot)
         };
-        // One that may go now comes before each that may go later.
-        let order = |(is_local, evictable): (bool, Evictable)| (!matches!(evictable, Evictable::Now(..)), is_local, evictable);
+        // Only time makes evictable what is not so now, and it wakes no acceptor: the soonest counts, wherever its client is.
+        let order = |(is_local, evictable): (bool, Evictable)| match evictable {
+            Evictable::Now(..) => (0, is_local, evictable),
+            Evictable::In(_) | Evictable::Never => (1, false, evictable),
+        };
         self.slots.iter().flatten().filter(|slot| !slot.is_asked()).map(ranked).min_by_key(|(rank, ..)| order(*rank))
     }
 }

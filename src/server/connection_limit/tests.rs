@@ -151,6 +151,22 @@ async fn a_client_of_this_machine_is_closed_after_all_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_of_this_machine_that_may_go_soon_is_not_hidden_by_one_from_elsewhere_that_may_not() {
+    for elsewhere_holds in [|_| Hold::Busy, Hold::Stalled] {
+        let (limit, deadlines) = limit(2);
+        let elsewhere = limit.take(&deadlines, false).unwrap();
+        elsewhere.holds(elsewhere_holds);
+        let here = connected(&limit, &deadlines);
+        here.holds(Hold::Idle);
+        let mut permit = Box::pin(limit.permit(&deadlines, true));
+        assert!(!is_freed(&mut permit, SECOND / 2).await);
+        assert!(here.slot.is_asked() && !elsewhere.slot.is_asked());
+        drop(here);
+        drop(permit.await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_free_permit_goes_to_a_client_that_waits() {
     let (limit, deadlines) = limit(1);
     let only = connected(&limit, &deadlines);

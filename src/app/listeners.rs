@@ -15,6 +15,7 @@ use super::listener_error::{ListenerError, OPEN_DIRECTORY_HINT, open_directory};
 use crate::{
     config::{Api, Config, ControlSocket, Listen},
     descriptors::{Demand, Descriptors},
+    origin::is_loopback,
     server::{
         BindError, Bound, ConnectionBalancer, ConnectionLimit, DirectoryAccess, Passed, SharedDescriptors, SocketAccess,
         WITHOUT_PLACE, bind_tcp, bind_unix, check_path, missing_directory, passed_sockets,
@@ -99,7 +100,7 @@ impl ListenerPlan {
                     Listen::Unix(path) => plan.add(Key::Unix(path.clone()), index),
                     Listen::Systemd => {
                         for (socket, address) in passed_to(config, api, passed) {
-                            let outside = address.filter(|address| !address.ip().to_canonical().is_loopback());
+                            let outside = address.filter(|address| !is_loopback(address.ip()));
                             if let Some(address) = outside.filter(|_| !api.allow_non_loopback) {
                                 return Err(ListenerError::NotLoopback(api.name.clone(), address));
                             }

@@ -9,9 +9,12 @@ use std::{
     process::Command,
 };
 
-use crate::config::{
-    Config, reachable,
-    source::{Environment, MEANT_FOR_US},
+use crate::{
+    config::{
+        Config, reachable,
+        source::{Environment, MEANT_FOR_US},
+    },
+    origin::is_loopback,
 };
 
 /// The variable for the main API: the only one, or the one that is called `default`.
@@ -39,7 +42,7 @@ pub(super) fn api_base_urls<'a>(config: &Config, addresses: impl Iterator<Item =
         let own = addresses.iter().filter(|(name, _)| *name == api.name).map(|(_, address)| reachable(*address));
         let prefix = api.prefix.as_ref().map_or("", |prefix| prefix.as_str());
         // The check of `Host` accepts loopback without a setting, and every client speaks IPv4.
-        let best = own.min_by_key(|address| (!address.ip().is_loopback(), address.is_ipv6()));
+        let best = own.min_by_key(|address| (!is_loopback(address.ip()), address.is_ipv6()));
         ApiBaseUrl { api: api.name.clone(), url: best.map(|address| format!("http://{address}{prefix}")) }
     };
     config.apis.iter().map(base_url).collect()

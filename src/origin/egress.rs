@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn loopback_is_never_reached_through_a_proxy() {
-        for host in ["localhost", "127.0.0.1", "127.9.9.9", "::1"] {
+        for host in ["localhost", "127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
             assert!(egress(&[]).on_the_way_to(&server(host)).is_none(), "{host}");
         }
         assert!(egress(&[]).on_the_way_to(&server("a.example")).is_some());

@@ -103,7 +103,7 @@ impl Origin {
     /// Whether the host is a loopback address or `localhost`.
     #[must_use]
     pub fn is_loopback(&self) -> bool {
-        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        self.host == "localhost" || self.host.parse::<IpAddr>().is_ok_and(is_loopback)
     }
 }
 
@@ -111,6 +111,12 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", self.scheme.as_str(), self.authority())
     }
+}
+
+/// Whether the address is loopback's. A socket for both families has IPv4 addresses in the form of IPv6 (`::ffff:127.0.0.1`).
+#[must_use]
+pub fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
 }
 
 /// The address by which a program on this machine reaches a listener on `address`. A listener on every address is reached

@@ -11,6 +11,8 @@ use std::{
 
 use tokio::net::unix::UCred;
 
+use crate::origin::is_loopback;
+
 /// The id that the kernel gives for every user and group without a number in our user namespace.
 const OVERFLOW: u32 = 65_534;
 
@@ -60,7 +62,7 @@ impl Peer {
     #[must_use]
     pub fn is_local(&self) -> bool {
         match &*self.0 {
-            PeerIdentity::Tcp { from, .. } => from.ip().is_loopback(),
+            PeerIdentity::Tcp { from, .. } => is_loopback(from.ip()),
             PeerIdentity::Unix { .. } => true,
         }
     }
@@ -224,5 +226,20 @@ mod tests {
         let peer = Peer::tcp("192.0.2.1:4000".parse().unwrap(), "192.0.2.2:2273".parse().unwrap());
         assert!(!peer.is_user(&[0]) && !peer.is_in(&[0]) && !peer.is_local());
         assert!(!format!("{peer:?}").contains("192.0.2"));
+    #[test]
+    fn a_client_over_loopback_is_on_this_machine_also_at_a_socket_for_both_families() {
+        for (ip, is_local) in [
+            ("127.0.0.1", true),
+            ("127.9.9.9", true),
+            ("[::1]", true),
+            ("[::ffff:127.0.0.1]", true),
+            ("192.0.2.1", false),
+            ("[::ffff:192.0.2.1]", false),
+        ] {
+            let [from, ours] = [4000, 2273].map(|port| format!("{ip}:{port}").parse().unwrap());
+            assert_eq!(Peer::tcp(from, ours).is_local(), is_local, "{ip}");
+        }
+    }
+
     }
 }

@@ -36,6 +36,7 @@ use crate::{
     config::TELEMETRY_DEFAULT,
     liveness::LivenessProbe,
     metrics::{Format, Metrics},
+    origin::is_loopback,
     proxy::{BrowserMarks, names_loopback},
     server::{
         Acceptor, AnswerKind, BindError, Bound, ConnectionBalancer, ConnectionLimit, ConnectionLimits, Peer, RequestBody,
@@ -85,7 +86,7 @@ impl TelemetryListener {
 
     /// Serves within `connection_limit` until `closing` turns true, then finishes the requests in flight.
     pub async fn serve(self, telemetry: Telemetry, connection_limit: ConnectionLimit, closing: watch::Receiver<bool>) {
-        let (on_loopback, page) = (self.address.ip().is_loopback(), StatusPage::new());
+        let (on_loopback, page) = (is_loopback(self.address.ip()), StatusPage::new());
         let (recorder, recent) = (Recorder::default(), RecentPages::default());
         let routes = Arc::new(Routes { telemetry, on_loopback, page, recorder, recent });
         let acceptor = match Acceptor::new(self.bound, connection_limit, ConnectionBalancer::default()) {

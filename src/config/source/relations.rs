@@ -14,7 +14,10 @@ use super::{
     top_level::TopLevel,
     url::Address,
 };
-use crate::config::{AllowedHosts, BaseUrl, Endpoint, Listen, Origin, Scheme};
+use crate::{
+    config::{AllowedHosts, BaseUrl, Endpoint, Listen, Origin, Scheme},
+    origin::is_loopback,
+};
 
 /// Reports every fault and warning. `choices`: one for each account.
 pub(super) fn check(written: &Written, choices: &[Choice], findings: &mut Findings) {
@@ -62,7 +65,7 @@ fn listen(api: &ApiEntry, findings: &mut Findings) {
         Some(Diagnostic::new(format!("{own} overlaps {theirs}")).hint("name one of the two"))
     });
     findings.fault(&api.listen, overlap);
-    let open: Vec<SocketAddr> = api.addresses().filter(|address| !address.ip().to_canonical().is_loopback()).collect();
+    let open: Vec<SocketAddr> = api.addresses().filter(|address| !is_loopback(address.ip())).collect();
     if api.allow_non_loopback.get() == Some(false) {
         for address in &open {
             let wrong = Diagnostic::new(format!("{address} is not a loopback address: whoever reaches it can use the token"));

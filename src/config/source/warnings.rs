@@ -8,6 +8,7 @@ use http::Method;
 use super::{api::ApiEntry, faults::Diagnostic, setting::Findings, top_level::TopLevel};
 use crate::{
     config::{AllowedHosts, Hardening, Listen},
+    origin::is_loopback,
     path::{LoginPaths, Rule},
 };
 
@@ -84,7 +85,7 @@ fn open_socket(api: &ApiEntry) -> Option<Diagnostic> {
 
 /// What is risky only where other machines reach it.
 fn beyond_loopback(top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
-    let is_open = |address: std::net::SocketAddr| !address.ip().to_canonical().is_loopback();
+    let is_open = |address: std::net::SocketAddr| !is_loopback(address.ip());
     let telemetry = top.telemetry_listen.get().flatten().is_some_and(is_open);
     if top.quitquitquit.get() == Some(true) && telemetry {
         let wrong = "is on, and `telemetry_listen` is reachable from other machines";

@@ -32,7 +32,7 @@ use crate::{
     config::{Config, ControlSocket, RuntimeDirectories},
     server::{
         Acceptor, AnswerKind, BindError, Bound, ConnectionBalancer, ConnectionLimit, ConnectionLimits, DirectoryAccess, Peer,
-        RequestBody, RequestService, SocketAccess, bind_unix,
+        RequestBody, RequestService, SocketAccess, bind_unix, is_one_user,
     },
     status::{AccountDocument, ApiView, Detail, Phase, StatusReader},
 };
@@ -93,10 +93,10 @@ impl ControlListener {
     }
 
     fn bind(path: &Path, config: &Config) -> Result<Self, BindError> {
-        let mode = if config.restart_only.control_allow_uids.is_empty() { FOR_US } else { FOR_OTHERS_TOO };
-        let access = SocketAccess::new(mode, None).expect("only a group's name may be unknown");
+        let allow_uids = config.restart_only.control_allow_uids.clone();
+        let access = SocketAccess::new(mode(&allow_uids), None).expect("only a group's name may be unknown");
         let bound = bind_unix(path, access).map_err(|error| error.of_setting("control_socket"))?;
-        Ok(Self { bound, allow_uids: config.restart_only.control_allow_uids.clone() })
+        Ok(Self { bound, allow_uids })
     }
 
     /// Binds the socket at its default place. The settings did not ask for it, so a failure is logged and not returned.
@@ -184,7 +184,7 @@ impl RequestService for Control {
 
     async fn answer(self: Arc<Self>, request: Request<RequestBody>, peer: Peer) -> Answer {
         let (method, uri) = (request.method(), request.uri());
-        let asked = if may_ask(peer.uid(), self.own_uid, &self.allow_uids) {
+        let asked = if self.lets_in(&peer) {
             ControlRequest::parse(method, uri.path(), uri.query())
         } else {
             self.tell_of_stranger(&peer);
@@ -204,7 +204,7 @@ impl RequestService for Control {
     }
 
     fn lets_in(&self, peer: &Peer) -> bool {
-        may_ask(peer.uid(), self.own_uid, &self.allow_uids)
+        may_ask(peer.uid(), is_one_user, self.own_uid, &self.allow_uids)
     }
 
     fn limits(&self) -> ConnectionLimits {
@@ -326,8 +326,17 @@ fn not_taken(reason: NotTaken) -> Refused {
 }
 
 /// Whether a client's user may send requests. `asking`: the user id that the kernel reports; a client without one may not.
-fn may_ask(asking: Option<u32>, own: u32, allowed: &[u32]) -> bool {
-    asking.is_some_and(|uid| uid == 0 || uid == own || allowed.contains(&uid))
+/// `is_one_user`: whether an id stands for one user.
+fn may_ask(asking: Option<u32>, is_one_user: impl FnOnce(u32) -> bool, own: u32, allowed: &[u32]) -> bool {
+    let Some(uid) = asking else { return false };
+    // By its mode the kernel has let nobody else connect, whatever number it shows here.
+    let is_own_by_mode = uid == own && mode(allowed) == FOR_US;
+    is_own_by_mode || ((uid == 0 || uid == own || allowed.contains(&uid)) && is_one_user(uid))
+}
+
+/// The mode of the socket's file.
+fn mode(allow_uids: &[u32]) -> u32 {
+    if allow_uids.is_empty() { FOR_US } else { FOR_OTHERS_TOO }
 }
 
 #[derive(Serialize)]
@@ -375,7 +384,23 @@ mod tests {
             (None, &[], false),
             (None, &[1001], false),
         ] {
-            assert_eq!(may_ask(asking, 1000, allowed), expected, "{asking:?} {allowed:?}");
+            assert_eq!(may_ask(asking, |_| true, 1000, allowed), expected, "{asking:?} {allowed:?}");
+        }
+    }
+
+    #[test]
+    fn who_may_be_anybody_is_taken_for_the_daemons_own_user_only_where_the_kernel_lets_nobody_else_connect() {
+        const ANYBODY: u32 = 65_534;
+        for (asking, own, allowed, expected) in [
+            (ANYBODY, ANYBODY, &[][..], true),
+            (ANYBODY, ANYBODY, &[1001], false),
+            (ANYBODY, 1000, &[ANYBODY], false),
+            (ANYBODY, 1000, &[], false),
+            (1001, ANYBODY, &[1001], true),
+            (0, ANYBODY, &[1001], true),
+        ] {
+            let judged = may_ask(Some(asking), |uid| uid != ANYBODY, own, allowed);
+            assert_eq!(judged, expected, "{asking} asks {own}, who allows {allowed:?}");
         }
     }
 }

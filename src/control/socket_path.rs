@@ -1,7 +1,7 @@
 //! Finds the control socket's file, for the daemon and for the commands that talk to it.
 //!
 //! Without a setting, the first of these directories counts: the one that the service manager made for us, the system
-//! daemon's, the user's. The daemon uses a directory only if its own user owns it.
+//! daemon's, the user's. The daemon uses one that no service manager made only if its own user owns it.
 
 use std::{
     fmt, fs, io,
@@ -12,6 +12,7 @@ use std::{
 use crate::{
     config::{RuntimeDirectories, source::ValueOrigin},
     files,
+    server::is_one_user,
 };
 
 /// The directory of a daemon that runs as a system service.
@@ -71,12 +72,12 @@ pub(super) fn why_none(directories: &RuntimeDirectories) -> String {
     match &directories.user {
         None => "there is no directory for it".to_owned(),
         Some(user) => match fs::metadata(user) {
-            Ok(found) if found.is_dir() => format!(
-                "$XDG_RUNTIME_DIR ({}) belongs to uid {}, and this process is uid {}",
-                user.display(),
-                found.uid(),
-                rustix::process::geteuid().as_raw()
-            ),
+            Ok(found) if found.is_dir() => {
+                let (own, owner) = (rustix::process::geteuid().as_raw(), found.uid());
+                let may_be_anybody = if is_one_user(owner) { "" } else { ", which in this user namespace may be anybody" };
+                let user = user.display();
+                format!("$XDG_RUNTIME_DIR ({user}) belongs to uid {owner}{may_be_anybody}, and this process is uid {own}")
+            }
             Ok(_) => format!("$XDG_RUNTIME_DIR ({}) is not a directory", user.display()),
             Err(error) => format!("$XDG_RUNTIME_DIR ({}) can't be used: {}", user.display(), files::why(user, &error)),
         },
@@ -100,7 +101,8 @@ fn default_path(
 }
 
 fn is_ours(directory: &Path) -> bool {
-    fs::metadata(directory).is_ok_and(|found| found.is_dir() && found.uid() == rustix::process::geteuid().as_raw())
+    let is_own = |owner| owner == rustix::process::geteuid().as_raw() && is_one_user(owner);
+    fs::metadata(directory).is_ok_and(|found| found.is_dir() && is_own(found.uid()))
 }
 
 impl ControlSocketPath {

@@ -42,7 +42,7 @@ pub use bind_error::BindError;
 pub use client_io::ClientStream;
 pub use connection::{AnswerKind, RequestService};
 pub use connection_limit::{ConnectionLimit, SharedDescriptors};
-pub use peer::Peer;
+pub use peer::{Peer, is_one_user};
 pub use request_body::{BodyCut, RequestBody};
 pub use unix_socket::{DirectoryAccess, NoSuchGroup, SocketAccess};
 

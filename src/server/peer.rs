@@ -88,7 +88,7 @@ impl Peer {
             }),
             PeerIdentity::Unix { client, .. } => client.map(|client| client.uid()),
         };
-        uid.is_some_and(|uid| uids.contains(&uid) && is_one_id(uid, "uid"))
+        uid.is_some_and(|uid| uids.contains(&uid) && is_one_user(uid))
     }
 
     /// Whether the client is known to be in one of these groups. Always false over TCP: a socket has an owner, and no groups.
@@ -147,6 +147,13 @@ fn owner_of(from: SocketAddr, ours: SocketAddr) -> Option<u32> {
 #[cfg(not(target_os = "linux"))]
 fn owner_of(_: SocketAddr, _: SocketAddr) -> Option<u32> {
     None
+}
+
+/// Whether the user id stands for one user. In a user namespace 65534 may be anybody: the kernel shows it for every user without a
+/// number there, and for one who has that number.
+#[must_use]
+pub fn is_one_user(uid: u32) -> bool {
+    is_one_id(uid, "uid")
 }
 
 /// Whether the id stands for one user or group. [`OVERFLOW`] does so only outside a user namespace.
@@ -220,13 +227,6 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_client_is_no_user_and_in_no_group() {
-        let peer = Peer::unix(None);
-        assert!(!peer.is_user(&[0]) && !peer.is_in(&[0]) && peer.uid().is_none());
-        let peer = Peer::tcp("192.0.2.1:4000".parse().unwrap(), "192.0.2.2:2273".parse().unwrap());
-        assert!(!peer.is_user(&[0]) && !peer.is_in(&[0]) && !peer.is_local());
-        assert!(!format!("{peer:?}").contains("192.0.2"));
-    #[test]
     fn a_client_over_loopback_is_on_this_machine_also_at_a_socket_for_both_families() {
         for (ip, is_local) in [
             ("127.0.0.1", true),
@@ -241,5 +241,12 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_unknown_client_is_no_user_and_in_no_group() {
+        let peer = Peer::unix(None);
+        assert!(!peer.is_user(&[0]) && !peer.is_in(&[0]) && peer.uid().is_none());
+        let peer = Peer::tcp("192.0.2.1:4000".parse().unwrap(), "192.0.2.2:2273".parse().unwrap());
+        assert!(!peer.is_user(&[0]) && !peer.is_in(&[0]) && !peer.is_local());
+        assert!(!format!("{peer:?}").contains("192.0.2"));
     }
 }

@@ -3,9 +3,13 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    os::unix::{fs::PermissionsExt, net::UnixListener, process::CommandExt},
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        net::UnixListener,
+        process::CommandExt,
+    },
     path::Path,
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use careportals_simulator::{LoginFault, Simulator};
@@ -352,6 +356,67 @@ fn another_user_is_refused_unless_control_allow_uids_names_him() {
     let answered = status_as(FRIEND, &sidecar);
     assert_eq!(answered.status.code(), Some(0), "{answered:?}");
     assert_eq!(serde_json::from_slice::<Value>(&answered.stdout).unwrap()["phase"], "running");
+}
+
+/// The daemon's command line in a user namespace where it runs as the user that everybody without a number there seems to be;
+/// `None` where this user may not make one.
+fn as_anybody(setup: &Setup) -> Option<Command> {
+    const UNSHARE: [&str; 2] = ["--user", "--map-user=65534"];
+    let allowed = Command::new("unshare").args(UNSHARE).arg("true").output().is_ok_and(|output| output.status.success());
+    let daemon = setup.command("run");
+    let mut command = Command::new("unshare");
+    command.args(UNSHARE).arg(daemon.get_program()).args(daemon.get_args()).env_clear().current_dir(setup.dir.path());
+    command.envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?)))).stdin(Stdio::null());
+    allowed.then_some(command)
+}
+
+#[test]
+fn a_user_without_a_number_in_the_daemons_user_namespace_is_not_taken_for_its_own() {
+    if !getuid().is_root() {
+        eprintln!("skipped: only root can become another user");
+        return;
+    }
+    let simulator = simulator();
+    let mut setup = Setup::controlled(&simulator);
+    setup.global("control_allow_uids", "[1]");
+    let Some(command) = as_anybody(&setup) else {
+        eprintln!("skipped: this user may not make a user namespace");
+        return;
+    };
+    let sidecar = setup.start_with(command).ready();
+    let refused = status_as(STRANGER, &sidecar);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!((refused.status.code(), refused.stdout.len()), (Some(1), 0), "{said}");
+    assert!(said.contains("you are user id 65534"), "{said}");
+
+    // The file's mode lets in the daemon's own user, and nobody else.
+    let setup = Setup::controlled(&simulator);
+    let command = as_anybody(&setup).unwrap();
+    let sidecar = setup.start_with(command).ready();
+    assert_eq!(get(&sidecar, "/status").status, 200);
+    assert_eq!(status_as(STRANGER, &sidecar).status.code(), Some(1));
+}
+
+#[test]
+fn a_directory_of_a_user_without_a_number_in_the_daemons_user_namespace_is_not_taken_for_its_own() {
+    if !getuid().is_root() {
+        eprintln!("skipped: only root can give a directory away");
+        return;
+    }
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    let directory = setup.dir.path().join("run");
+    fs::create_dir(&directory).unwrap();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
+    chown(&directory, Some(STRANGER), None).unwrap();
+    setup.without("CAREPORTALS_CONTROL_SOCKET").variable("XDG_RUNTIME_DIR", directory.to_str().unwrap());
+    let Some(command) = as_anybody(&setup) else {
+        eprintln!("skipped: this user may not make a user namespace");
+        return;
+    };
+    let sidecar = setup.start_with(command).ready();
+    sidecar.wait_for_log("belongs to uid 65534, which in this user namespace may be anybody");
+    assert_eq!(fs::read_dir(&directory).unwrap().count(), 0);
 }
 
 #[test]

@@ -4,7 +4,8 @@
 //!
 //! Guarantees: a connection is served only with a permit, and until the drain each loop accepts one at most that waits for its
 //! permit; a connection whose caller no API lets in takes none, and lingers to read why, within limits of number and time;
-//! running out of descriptors closes a connection that needs its place least, and never ends accepting; when a drain begins, the
+//! running out of descriptors closes a connection that needs its place least; no failure ends accepting, and one that stays is
+//! logged once and costs one attempt a second; when a drain begins, the
 //! connections that the kernel has queued are accepted, and each is served once a permit is free.
 
 use std::{
@@ -13,7 +14,6 @@ use std::{
     net::SocketAddr,
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
-    time::Duration,
 };
 
 use socket2::SockRef;
@@ -21,11 +21,13 @@ use tokio::{
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{mpsc, watch},
     task::{AbortHandle, yield_now},
+    time::sleep,
 };
 use tracing::{info, warn};
 
 use super::{
     Drain, DrainHolder, Peer,
+    accept_failure::{AcceptFailures, Pause, is_exhaustion, why},
     balance::{Assigned, BalancerEntry, ConnectionBalancer, GivenConnection},
     bind::{Bound, ListenSocket},
     client_io::ClientStream,
@@ -34,10 +36,6 @@ use super::{
     connection_state::ConnectionState,
 };
 use crate::deadline::Deadlines;
-
-/// The first and the longest pause after accepting has failed because descriptors or memory ran out (EMFILE, ENFILE, ENOMEM).
-/// When a connection closes, the pause is over.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
 
 /// How many connections of refused callers one worker keeps at an address, so that they can read why.
 const LINGERING: usize = 8;
@@ -77,7 +75,7 @@ impl Acceptor {
 
     /// Accepts and serves connections until the drain begins, and then those that the kernel has queued.
     pub async fn run<A: RequestService>(self, service: Arc<A>, deadlines: Deadlines, drain: Drain) {
-        let mut pause = PAUSE.0;
+        let mut failures = AcceptFailures::default();
         let connection_limit = self.connection_limit.clone();
         let (entry, given) = self.balancer.join(&deadlines, &drain);
         // It holds the drain until it has served all that was given.
@@ -93,9 +91,8 @@ impl Acceptor {
             };
             match accepted {
                 Ok(stream) => {
-                    if pause > PAUSE.0 {
+                    if failures.accepted() {
                         info!(listener = self.name, "accepting again");
-                        pause = PAUSE.0;
                     }
                     next = Some(stream);
                     tokio::select! {
@@ -104,20 +101,31 @@ impl Acceptor {
                         () = drain.begun() => break,
                     }
                 }
-                // The client gave up while it was queued; the next one may be there already.
-                Err(error) if is_the_clients(&error) => {}
                 Err(error) => {
-                    if pause == PAUSE.0 {
-                        warn!(listener = self.name, code = error.raw_os_error(), "accepting is paused: {}", why(&error));
+                    let Some(pause) = failures.failed(&error) else { continue };
+                    tokio::select! {
+                        biased;
+                        () = drain.begun() => break,
+                        () = self.pause(pause, &error) => {}
                     }
-                    self.connection_limit.descriptors().free_descriptor(pause).await;
-                    pause = (pause * 2).min(PAUSE.1);
                 }
             }
         }
         // The other workers are in their drains, too.
         serving.balancer_entry = None;
         serving.serve_queued(self.socket, VecDeque::from_iter(next)).await;
+    }
+
+    /// Waits after accepting has failed. Where descriptors or memory ran out, a connection that closes ends the pause.
+    async fn pause(&self, Pause { length, is_first }: Pause, error: &io::Error) {
+        if is_first {
+            warn!(listener = self.name, code = error.raw_os_error(), "accepting is paused: {}", why(error));
+        }
+        if is_exhaustion(error) {
+            self.connection_limit.descriptors().free_descriptor(length).await;
+        } else {
+            sleep(length).await;
+        }
     }
 
     /// Runs outside the workers, with deadlines of its own. Returns when `closing` has turned true and the last connection has
@@ -178,7 +186,7 @@ impl<A: RequestService> Serving<A> {
     /// empty: its connections wait here for their permits, and later ones are refused. Where descriptors are few, requests need
     /// those that are left, and connections go on waiting in the kernel, later ones too.
     async fn serve_queued(mut self, socket: ListeningSocket, mut waiting: VecDeque<ClientStream>) {
-        let mut socket = Some(socket);
+        let (mut socket, mut failures) = (Some(socket), AcceptFailures::default());
         loop {
             while let Some(listening) = &socket {
                 match listening.accept_queued() {
@@ -189,9 +197,9 @@ impl<A: RequestService> Serving<A> {
                             break;
                         }
                     }
-                    Err(error) if is_the_clients(&error) => {}
                     // The rest has its turn when a connection has ended.
                     Err(error) if is_exhaustion(&error) && !waiting.is_empty() => break,
+                    Err(error) if failures.failed(&error).is_none() => {}
                     Err(_) => socket = None,
                 }
             }
@@ -301,31 +309,4 @@ fn spawn<A: RequestService>(
     let state = ConnectionState::begin(permit, service.limits(), alive);
     // The drain owns this task: it waits until the state is dropped. A panic ends the task and nothing else.
     tokio::spawn(connection::serve(stream, peer, Arc::clone(service), state, drain.clone()));
-}
-
-/// Whether accept(2) failed for want of descriptors or memory.
-fn is_exhaustion(error: &io::Error) -> bool {
-    use rustix::io::Errno;
-    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS))
-}
-
-/// Says in words why accepting failed, and what an operator can do about it.
-fn why(error: &io::Error) -> String {
-    let errno = rustix::io::Errno::from_io_error(error);
-    match errno {
-        Some(rustix::io::Errno::MFILE) => "no file descriptor is left (raise LimitNOFILE= or `ulimit -n`)".to_owned(),
-        Some(rustix::io::Errno::NFILE) => "the machine has no file descriptor left".to_owned(),
-        _ => error.to_string(),
-    }
-}
-
-/// Whether an error of accept(2) is about one connection and not about the socket.
-fn is_the_clients(error: &io::Error) -> bool {
-    use io::ErrorKind::{
-        ConnectionAborted, ConnectionReset, Interrupted, InvalidInput, NotConnected, PermissionDenied, TimedOut,
-    };
-    matches!(
-        error.kind(),
-        ConnectionAborted | ConnectionReset | Interrupted | InvalidInput | NotConnected | PermissionDenied | TimedOut
-    )
 }

@@ -6,6 +6,7 @@
 //! queued are still accepted, requests in flight finish, and then each connection closes.
 
 mod accept;
+mod accept_failure;
 mod balance;
 mod bind;
 mod bind_error;

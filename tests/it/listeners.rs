@@ -3,7 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    net::{TcpListener, TcpStream},
+    net::{Shutdown, TcpListener, TcpStream},
     os::{
         fd::OwnedFd,
         unix::{
@@ -13,12 +13,14 @@ use std::{
     },
     path::Path,
     process::{Child, Command, Stdio},
+    time::Duration,
 };
 
 use careportals_simulator::Simulator;
 use rustix::process::{Pid, Signal, getgid, getgroups, getuid, kill_process};
+use socket2::Socket;
 
-use crate::harness::{Connection, Request, Setup, Sidecar, simulator};
+use crate::harness::{Connection, Request, Setup, Sidecar, now, simulator};
 
 fn account(name: &str, base: &str) -> String {
     format!(
@@ -464,6 +466,25 @@ fn a_passed_socket_beyond_loopback_needs_permission() {
     let port = sidecar.address().port();
     let answer = Connection::tcp(TcpStream::connect(("127.0.0.1", port)).unwrap()).send(&Request::get("/_sim/echo"));
     assert_eq!(answer.status, 200);
+}
+
+/// The kernel refuses to accept from such a socket at once, each time.
+#[test]
+fn a_passed_socket_that_somebody_shuts_down_is_told_of_once_and_does_not_hold_up_the_end() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.variable("CAREPORTALS_LISTEN", "systemd").global("drain_timeout", "30s");
+    let (passed, _) = loopback();
+    let ours = Socket::from(passed.try_clone().unwrap());
+    let command = activation(&setup, "x.socket", passed, None);
+    let mut sidecar = setup.start_with(command).ready();
+    ours.shutdown(Shutdown::Both).unwrap();
+    let line = sidecar.wait_for_log("accepting is paused: the socket no longer listens");
+    assert!(line.contains("WARN"), "{line}");
+    let start = now();
+    assert_eq!(sidecar.stop().code(), Some(0));
+    assert!(start.elapsed() < Duration::from_secs(15), "the drain took {:?}", start.elapsed());
+    assert!(!sidecar.logs().contains("accepting again"));
 }
 
 #[test]

@@ -23,7 +23,7 @@ use super::{
     client_errors::{ClientError, ClientErrors},
     first_grace::{FIRST_GRACE, FIRST_GRACE_OF_PROBES, FirstGrace},
     hold::{Evictable, Hold},
-    own_answers::OwnAnswers,
+    own_answers::{LONGEST, LONGEST_OF_PROBES, OwnAnswers},
 };
 use crate::{
     clock,
@@ -52,12 +52,13 @@ struct Evictions {
 }
 
 impl Evictions {
-    fn new(first_grace: FirstGrace) -> Self {
+    /// `first_grace`: how long clients may be silent at first. `longest`: the longest wait for an answer of our own.
+    fn new(first_grace: u64, longest: Duration) -> Self {
         Self {
             waiting: AtomicUsize::new(0),
             changed: Notify::new(),
-            own_answers: OwnAnswers::default(),
-            first_grace,
+            own_answers: OwnAnswers::new(longest),
+            first_grace: FirstGrace::new(first_grace),
             waited_at: AtomicU64::new(0),
             epoch: clock::instant(),
         }
@@ -109,7 +110,7 @@ impl Slot {
 
     /// A slot of no address, for a connection that takes no place.
     pub(super) fn unlisted(deadlines: &Deadlines) -> Arc<Self> {
-        Self::new(deadlines, true, Arc::new(Evictions::new(FirstGrace::new(FIRST_GRACE))))
+        Self::new(deadlines, true, Arc::new(Evictions::new(FIRST_GRACE, LONGEST)))
     }
 
     pub(super) fn hold(&self) -> Hold {
@@ -187,21 +188,22 @@ impl SharedDescriptors {
     /// Makes a limit of `limit` connections at a time at one address.
     #[must_use]
     pub fn limit(&self, limit: usize) -> ConnectionLimit {
-        self.limit_with(limit, FIRST_GRACE)
+        self.limit_with(limit, Evictions::new(FIRST_GRACE, LONGEST))
     }
 
-    /// Makes a limit for an address whose clients send as soon as they have connected, and must not wait for silent ones.
+    /// Makes a limit for an address whose clients send as soon as they have connected, and must wait neither for silent ones nor
+    /// for those that ask often.
     #[must_use]
     pub fn limit_of_probes(&self, limit: usize) -> ConnectionLimit {
-        self.limit_with(limit, FIRST_GRACE_OF_PROBES)
+        self.limit_with(limit, Evictions::new(FIRST_GRACE_OF_PROBES, LONGEST_OF_PROBES))
     }
 
-    fn limit_with(&self, limit: usize, first_grace: u64) -> ConnectionLimit {
+    fn limit_with(&self, limit: usize, evictions: Evictions) -> ConnectionLimit {
         let registry = Registry { limit, connected: 0, slots: Vec::new(), free: Vec::new() };
         let state = Arc::new(LimitState {
             registry: Mutex::new(registry),
             ending: AtomicUsize::new(0),
-            evictions: Arc::new(Evictions::new(FirstGrace::new(first_grace))),
+            evictions: Arc::new(evictions),
             descriptors: self.clone(),
             client_errors: ClientErrors::default(),
         });

@@ -167,6 +167,17 @@ async fn a_client_of_this_machine_that_may_go_soon_is_not_hidden_by_one_from_els
 }
 
 #[tokio::test(start_paused = true)]
+async fn in_a_flood_of_answers_of_our_own_a_probe_on_a_kept_connection_is_answered_within_a_second() {
+    let (shared, deadlines) = (SharedDescriptors::default(), Deadlines::default());
+    for (limit, longest) in [(shared.limit(1), LONGEST), (shared.limit_of_probes(1), LONGEST_OF_PROBES)] {
+        let kept = connected(&limit, &deadlines);
+        let due = (0..100_000).map(|_| kept.slot.book_own_answer(0)).max().unwrap();
+        assert_eq!(kept.slot.instant(due).saturating_duration_since(clock::instant()), longest);
+    }
+    assert!(LONGEST_OF_PROBES < SECOND);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_free_permit_goes_to_a_client_that_waits() {
     let (limit, deadlines) = limit(1);
     let only = connected(&limit, &deadlines);

@@ -255,6 +255,7 @@ impl App {
         let apis = config.apis.iter().zip(&limits.requests).zip(required);
         let shared = apis.map(|((api, requests), required)| ApiShared::new(api, *requests, &metrics, required)).collect();
         let snapshot = Arc::new(Snapshot { config, tls, accounts, shared, apis_by_listener });
+        snapshot.count_client_errors(&listeners);
         view.send_replace(snapshot.view(&listeners));
         workers.serve_by(&snapshot, workers.descriptors(&listeners)?, SWITCH_MAX).await;
         snapshot.announce(&listeners, 0);

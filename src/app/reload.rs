@@ -194,6 +194,7 @@ impl Daemon {
             // The filter is one of the settings, so it has been judged.
             drop(source.log.adopt(&self.snapshot.config.reloadable.log));
         }
+        self.snapshot.count_client_errors(&self.listeners);
         self.view.send_replace(self.snapshot.view(&self.listeners));
         self.snapshot.announce(&self.listeners, first_new);
         accounts::end_the_rest(&before.accounts, &self.snapshot.accounts).await;

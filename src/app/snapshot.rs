@@ -75,6 +75,14 @@ impl Snapshot {
         Arc::new(View { apis: apis.collect(), accounts: self.accounts.clone(), listeners: listeners.collect(), drain })
     }
 
+    /// Counts what clients send that is no request for the API of their listener, or for none where several share it.
+    pub(super) fn count_client_errors(&self, listeners: &[Listener]) {
+        for (listener, apis) in listeners.iter().zip(&self.apis_by_listener) {
+            let api = if let [only] = apis[..] { self.config.apis[only].name.as_str() } else { "" };
+            listener.connection_limit.count_client_errors_for(api);
+        }
+    }
+
     /// Logs each API that has listeners from index `from` on: one line for all of these.
     pub(super) fn announce(&self, listeners: &[Listener], from: usize) {
         for (index, api) in self.config.apis.iter().enumerate() {

@@ -1,12 +1,11 @@
 //! Counts and logs what clients of one listen address send that is not HTTP. Such bytes reach no API, so no request is logged.
 //!
-//! Guarantees: nothing that a client sent is kept or logged; at most one line for each reason in [`EVERY`], or [`EVERY_TLS`].
+//! Guarantees: nothing that a client sent is kept or logged; at most one line for each reason in [`EVERY`], or [`EVERY_TLS`]; what
+//! was counted for an API stays counted for it, whoever listens at the address later.
 
 use std::{
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -50,8 +49,16 @@ pub(super) struct ClientErrors(Arc<Counts>);
 #[derive(Default)]
 struct Counts {
     listener: OnceLock<Box<str>>,
-    all: [AtomicU64; REASONS],
-    told: Mutex<[Told; REASONS]>,
+    counted: Mutex<Counted>,
+}
+
+#[derive(Default)]
+struct Counted {
+    /// The API that errors are counted for now; empty for none.
+    api: Arc<str>,
+    /// The errors since the start, for each API that they were counted for. It grows only when a reload names another one.
+    all: BTreeMap<Arc<str>, [u64; REASONS]>,
+    told: [Told; REASONS],
 }
 
 /// What the log says of one reason.
@@ -69,18 +76,39 @@ impl ClientErrors {
         self.0.listener.get_or_init(|| listener.into());
     }
 
-    /// How often each of [`ClientError::ALL`] happened.
-    pub(super) fn counts(&self) -> Vec<(&'static str, u64)> {
-        let counts = self.0.all.iter().map(|count| count.load(Ordering::Relaxed));
-        ClientError::ALL.iter().map(|reason| reason.as_str()).zip(counts).collect()
+    /// Counts further errors for the API of this name; empty for none.
+    pub(super) fn count_for(&self, api: &str) {
+        let mut counted = self.lock();
+        counted.api = api.into();
+        let api = Arc::clone(&counted.api);
+        counted.all.entry(api).or_default();
+    }
+
+    /// How often each of [`ClientError::ALL`] happened, for each API that errors were counted for.
+    pub(super) fn counts(&self) -> Vec<(Arc<str>, &'static str, u64)> {
+        let counted = self.lock();
+        let of_api = |(api, counts): (&Arc<str>, &[u64; REASONS])| {
+            ClientError::ALL
+                .iter()
+                .zip(*counts)
+                .map(|(reason, count)| (Arc::clone(api), reason.as_str(), count))
+                .collect::<Vec<_>>()
+        };
+        counted.all.iter().flat_map(of_api).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Counted> {
+        // Counting can't panic half-way.
+        self.0.counted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Counts one, and logs it: at once if nothing was logged of the reason lately, else with those that follow.
     pub(super) fn record(&self, reason: ClientError) {
-        self.0.all[reason.index()].fetch_add(1, Ordering::Relaxed);
         let now = clock::instant();
-        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = &mut told[reason.index()];
+        let mut counted = self.lock();
+        let api = Arc::clone(&counted.api);
+        counted.all.entry(api).or_default()[reason.index()] += 1;
+        let told = &mut counted.told[reason.index()];
         let due = told.at.map_or(now, |at| at + if reason == ClientError::Tls { EVERY_TLS } else { EVERY });
         if due <= now && told.since == 0 {
             told.at = Some(now);
@@ -98,8 +126,8 @@ impl ClientErrors {
     }
 
     fn tell_rest(&self, reason: ClientError) {
-        let mut told = self.0.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = &mut told[reason.index()];
+        let mut counted = self.lock();
+        let told = &mut counted.told[reason.index()];
         told.at = Some(clock::instant());
         self.tell(reason, std::mem::take(&mut told.since));
     }
@@ -126,7 +154,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_line_in_ten_seconds_tells_of_all_that_came_since() {
         let errors = ClientErrors::default();
-        let told = || errors.0.told.lock().unwrap()[ClientError::Malformed.index()].since;
+        let told = || errors.lock().told[ClientError::Malformed.index()].since;
         for since in 0..4 {
             errors.record(ClientError::Malformed);
             assert_eq!(told(), since);
@@ -140,13 +168,28 @@ mod tests {
         tokio::time::sleep(EVERY * 3).await;
         errors.record(ClientError::Malformed);
         assert_eq!(told(), 0);
-        assert_eq!(errors.counts()[..2], [("malformed", 6), ("head_too_large", 0)]);
+        assert_eq!(errors.counts()[..2], [("".into(), "malformed", 6), ("".into(), "head_too_large", 0)]);
+    }
+
+    #[tokio::test]
+    async fn what_was_counted_for_an_api_stays_counted_for_it() {
+        let errors = ClientErrors::default();
+        errors.count_for("one");
+        assert_eq!(errors.counts().len(), REASONS, "all are there from the start");
+        errors.record(ClientError::Tls);
+        errors.count_for("");
+        errors.record(ClientError::Tls);
+        errors.record(ClientError::Tls);
+        errors.count_for("one");
+        errors.record(ClientError::Tls);
+        let counted: Vec<_> = errors.counts().into_iter().filter(|(.., count)| *count > 0).collect();
+        assert_eq!(counted, [("".into(), "tls", 2), ("one".into(), "tls", 2)]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_goes_on_speaking_tls_is_told_of_once_in_an_hour() {
         let errors = ClientErrors::default();
-        let told = || errors.0.told.lock().unwrap()[ClientError::Tls.index()].since;
+        let told = || errors.lock().told[ClientError::Tls.index()].since;
         for since in 0..100 {
             errors.record(ClientError::Tls);
             assert_eq!(told(), since);

@@ -118,6 +118,32 @@ fn an_api_may_move_to_another_address_of_ours_and_one_may_go_when_its_address_st
 }
 
 #[test]
+fn what_clients_sent_that_is_no_request_stays_counted_for_the_api_that_it_was_counted_for() {
+    let simulator = simulator();
+    let (address, _a) = free_port();
+    let with = |name: &str| api(name, &simulator, &format!("listen = \"{address}\"\nprefix = \"/{name}\""));
+    let mut setup = Setup::empty();
+    setup.settings(&format!("{ACCOUNT}{}", with("one"))).trust(simulator.ca_pem()).with_telemetry();
+    let mut daemon = Reloading::of(setup.start());
+    let is_counted = |daemon: &Reloading, api: &str, count: u64| {
+        let series = format!("careportals_sidecar_client_errors_total{{api=\"{api}\",reason=\"malformed\"}} {count}");
+        let page = daemon.sidecar.telemetry("/metrics");
+        page.text().lines().any(|line| line == series)
+    };
+    let err = || assert_eq!(get(address, "/ /").status, 400);
+    err();
+    until("it is counted", || is_counted(&daemon, "one", 1));
+    daemon.reload(&format!("{ACCOUNT}{}{}", with("one"), with("two")));
+    assert!(is_counted(&daemon, "one", 1) && is_counted(&daemon, "", 0), "{}", daemon.sidecar.telemetry("/metrics").text());
+    err();
+    until("it is counted for neither", || is_counted(&daemon, "", 1));
+    daemon.reload(&format!("{ACCOUNT}{}", with("two")));
+    err();
+    until("it is counted for the other one", || is_counted(&daemon, "two", 1));
+    assert!(is_counted(&daemon, "one", 1) && is_counted(&daemon, "", 1), "{}", daemon.sidecar.telemetry("/metrics").text());
+}
+
+#[test]
 fn changed_limits_hold_for_requests_that_come_then() {
     let simulator = simulator();
     let with = |rest: &str| format!("{ACCOUNT}{}", api("one", &simulator, &format!("{ANY_PORT}\n{rest}")));

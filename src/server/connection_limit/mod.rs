@@ -268,9 +268,14 @@ impl ConnectionLimit {
         (registry.connected, registry.limit)
     }
 
-    /// How often clients sent what is not HTTP, for each reason.
+    /// Counts what clients send that is not HTTP for the API of this name, from now on; empty for none.
+    pub fn count_client_errors_for(&self, api: &str) {
+        self.0.client_errors.count_for(api);
+    }
+
+    /// How often clients sent what is not HTTP: for each API that it was counted for, each reason, and how often.
     #[must_use]
-    pub fn client_errors(&self) -> Vec<(&'static str, u64)> {
+    pub fn client_errors(&self) -> Vec<(Arc<str>, &'static str, u64)> {
         self.0.client_errors.counts()
     }
 

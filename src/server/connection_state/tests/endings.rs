@@ -68,7 +68,7 @@ async fn what_comes_behind_an_answer_of_our_own_to_a_request_with_a_body_has_to_
     scene.ask_in_vain(true);
     scene.state.read_some();
     assert_due(scene.due(2 * IDLE).await, Due::Cut, LIMITS.head_timeout);
-    assert_eq!(scene.limit.client_errors().iter().find(|(what, _)| *what == "head_timeout").unwrap().1, 0, "it may be a body");
+    assert_eq!(scene.limit.client_errors().iter().map(|(.., count)| count).sum::<u64>(), 0, "it may be a body");
 }
 
 #[tokio::test(start_paused = true)]
@@ -200,12 +200,12 @@ async fn a_head_that_does_not_come_in_time_is_counted_as_what_began_it() {
             scene.state.tls_came();
         }
         assert_due(scene.due(IDLE).await, Due::Cut, LIMITS.head_timeout);
-        let errors = scene.limit.client_errors().into_iter().filter(|(_, count)| *count > 0).collect::<Vec<_>>();
-        assert_eq!(errors, [(counted, 1)]);
+        let errors = scene.limit.client_errors().into_iter().filter(|(.., count)| *count > 0).collect::<Vec<_>>();
+        assert_eq!(errors, [("".into(), counted, 1)]);
     }
     let scene = LimitedConnection::new();
     scene.ask(false).record(ClientError::HeadTimeout);
-    assert_eq!(scene.limit.client_errors().iter().map(|(_, count)| count).sum::<u64>(), 1);
+    assert_eq!(scene.limit.client_errors().iter().map(|(.., count)| count).sum::<u64>(), 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -121,8 +121,10 @@ impl AccessOutput {
     fn level(&self, line: &AccessLine<'_>, at: SystemTime) -> Level {
         let Some(code) = line.code.filter(|_| line.status >= 500) else { return Level::INFO };
         let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        // Forgetting the older ones bounds the list by the APIs and codes. A clock that was set back forgets all.
-        failures.retain(|failure| at.duration_since(failure.told).is_ok_and(|age| age < WARNING_INTERVAL));
+        // Forgetting the older ones bounds the list by the APIs and codes. Lines of several workers come in any order; a clock that
+        // was set back further than that forgets all.
+        let distance = |told: SystemTime| at.duration_since(told).unwrap_or_else(|later| later.duration());
+        failures.retain(|failure| distance(failure.told) < WARNING_INTERVAL);
         if failures.iter().any(|failure| *failure.code == *code && *failure.api == *line.api) {
             return Level::INFO;
         }

@@ -216,6 +216,16 @@ fn the_first_failure_of_our_own_for_an_api_and_a_code_in_a_minute_is_a_warning()
 }
 
 #[test]
+fn a_line_that_another_worker_tells_late_makes_no_second_warning() {
+    let (log, _reader) = access_log(Shape::Journal, true);
+    let words = Words::new([""; 0]);
+    let line = AccessLine { status: 502, code: Some("upstream_closed"), ..line("/users", &Method::GET, &words) };
+    let levels =
+        [1, 0, 2, 1].map(|micros| log.0.level(&line, UNIX_EPOCH + Duration::from_secs(100) + Duration::from_micros(micros)));
+    assert_eq!(levels, [Level::WARN, Level::INFO, Level::INFO, Level::INFO]);
+}
+
+#[test]
 fn numbers_are_written_in_full() {
     for value in [0, 7, 10, 99, 1_000_000, u64::MAX] {
         let mut text = Vec::new();

@@ -251,12 +251,9 @@ impl Control {
         let [api] = observing[..] else {
             return Err(if observing.is_empty() { Refused::NotObserving } else { Refused::SeveralObserve });
         };
-        let proposal = api.observed.look(|seen| RulesDocument {
-            api: api.name.clone(),
-            allow: seen.rules(),
-            full: seen.is_full(),
-            left_out: seen.left_out(),
-        });
+        let seen = api.observed.proposed();
+        let proposal =
+            RulesDocument { api: api.name.clone(), allow: seen.rules(), full: seen.is_full(), left_out: seen.left_out() };
         Ok(document(StatusCode::OK, &proposal))
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, SystemTime},
@@ -141,16 +141,36 @@ pub struct SeenRequests(Arc<Mutex<ProposedRules>>);
 impl SeenRequests {
     /// Notes a request that was admitted. `base`: the upstream's base path.
     pub(super) fn note(&self, method: &Method, admitted: &Admitted, base: &str, words: &Words) {
-        self.look(|proposed| match admitted.would_refuse() {
+        let mut proposed = self.lock();
+        match admitted.would_refuse() {
             Some(Refusal::NotCanonical | Refusal::Denied) => proposed.leave_out(),
             // It asks about the whole server, which no rule matches.
             _ if admitted.target() == "*" => proposed.leave_out(),
             _ => proposed.see(method, admitted.target().path(), base, words),
-        });
+        }
     }
 
-    /// Looks at the rules.
-    pub fn look<T>(&self, at: impl FnOnce(&mut ProposedRules) -> T) -> T {
-        at(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// The rules so far. It is a copy, so that no request waits for what is done with it.
+    #[must_use]
+    pub fn proposed(&self) -> ProposedRules {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ProposedRules> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_done_with_the_rules_for_what_was_seen_holds_up_no_request() {
+        let seen = SeenRequests::default();
+        let copy = seen.proposed();
+        // A request notes itself so, and would wait for a lock that somebody holds.
+        seen.0.try_lock().expect("nobody holds it").leave_out();
+        assert_eq!((copy.left_out(), seen.proposed().left_out()), (0, 1));
     }
 }

@@ -283,7 +283,9 @@ mod tests {
         for last in [None, Some(LAST)] {
             let (filled, mut body, mut given) = held_back();
             filled.data(b"abc");
-            last.into_iter().for_each(|last| filled.data(last));
+            for last in last {
+                filled.data(last);
+            }
             drop(filled);
             assert!(next(&mut body).is_pending());
             let left = |body: &Coalesced<Filled>| (body.is_end_stream(), body.size_hint().exact());

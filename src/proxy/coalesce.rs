@@ -283,7 +283,7 @@ mod tests {
         for last in [None, Some(LAST)] {
             let (filled, mut body, mut given) = held_back();
             filled.data(b"abc");
-            for last in last {
+            if let Some(last) = last {
                 filled.data(last);
             }
             drop(filled);

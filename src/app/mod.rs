@@ -6,8 +6,8 @@
 //! gone.
 //!
 //! Files, each using only those before it: `listener_error`, `listeners` (sockets, and which APIs they serve), `start` (why a
-//! start fails), `snapshot` (what a reload replaces), `accounts`, `worker` (threads that serve), `admin` (tasks that show the
-//! daemon), `daemon` (commands and drain), `reload`.
+//! start fails), `snapshot` (what a reload replaces), `accounts`, `orders` (what a worker has to do), `worker` (threads that serve),
+//! `admin` (tasks that show the daemon), `daemon` (commands and drain), `reload`.
 
 mod accounts;
 mod admin;

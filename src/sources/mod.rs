@@ -122,7 +122,9 @@ impl SourceFault {
             Self::CommandFailed { .. } => "correct the command, or run it by hand to see what it says",
             Self::NoAnswer(_) => "look at its file system: a mount whose server is gone, or a pipe without a writer",
             Self::NoThread(_) => "raise that limit, then run `careportals-sidecar login`",
-            Self::TimedOut => "run the command by hand: it must end within 10 s",
+            Self::TimedOut => {
+                "run the command by hand: it must end within 10 s, and so must what it leaves behind with its output"
+            }
         }
     }
 

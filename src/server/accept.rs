@@ -5,8 +5,8 @@
 //! Guarantees: a connection is served only with a permit, and until the drain each loop accepts one at most that waits for its
 //! permit; a connection whose caller no API lets in takes none, and lingers to read why, within limits of number and time;
 //! running out of descriptors closes a connection that needs its place least; no failure ends accepting, and one that stays is
-//! logged once and costs one attempt a second; when a drain begins, the
-//! connections that the kernel has queued are accepted, and each is served once a permit is free.
+//! logged once and costs one attempt a second; when a drain begins, the connections that the kernel has queued are accepted, and
+//! each is served once a permit is free.
 
 use std::{
     collections::VecDeque,

@@ -15,8 +15,7 @@ pub(super) fn decode(path: &[u8]) -> Option<Cow<'_, [u8]>> {
             return Some(text);
         }
         let next = fold(&unescape(&text));
-        // Every replacement is shorter than what it replaces.
-        if next.len() == text.len() {
+        if next == *text {
             return Some(text);
         }
         text = Cow::Owned(next);
@@ -50,7 +49,8 @@ fn unicode(digits: &[u8]) -> Option<char> {
 }
 
 /// Replaces overlong UTF-8, and characters that compatibility mappings and "best fit" conversions turn into ASCII, with ASCII.
-/// Removes blanks and controls, except for NUL.
+/// Folds the case of other letters, as servers that ignore case do; that of ASCII is left to those who compare. Removes blanks and
+/// controls, except for NUL.
 pub(super) fn fold(text: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -64,11 +64,20 @@ pub(super) fn fold(text: &[u8]) -> Vec<u8> {
         }
         match ascii_for(point) {
             Some((bytes, count)) => out.extend_from_slice(&bytes[..count]),
-            None => out.extend_from_slice(&rest[..length]),
+            None if point > 0x7f => extend_with_folded(&mut out, &rest[..length]),
+            None => out.push(lead),
         }
         rest = &rest[length..];
     }
     out
+}
+
+/// Adds one character, which is no ASCII. Some letters have two lower cases, as the sigma, but one upper case.
+fn extend_with_folded(out: &mut Vec<u8>, sequence: &[u8]) {
+    let characters = str::from_utf8(sequence).unwrap_or_default().chars();
+    for character in characters.flat_map(char::to_uppercase).flat_map(char::to_lowercase) {
+        out.extend_from_slice(character.encode_utf8(&mut [0; 4]).as_bytes());
+    }
 }
 
 /// Whether a sequence stands for a character, to some server: it is UTF-8, or overlong for ASCII.

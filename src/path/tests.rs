@@ -255,6 +255,13 @@ fn deny_knows_stars_as_allow_does_and_forgets_a_slash_at_the_end() {
     check("* /**/a/*/b/**", &["/a/x/b", "/z/a/a/a/b/c", "/a/b/b"], &["/a/b", "/a/x/y/b"]);
     check("* /**/**/a", &["/a", "/x/a", "/x/y/a"], &["/", "/a/x"]);
     check("* /a:b/%C3%A4", &["/a:b/%C3%A4", "/a%3Ab/%c3%a4"], &["/a:b/%C3%A5"]);
+    for spelling in ["%C3%84rzte/%CF%83", "%C3%A4RZTE/%CF%82"] {
+        check(
+            &format!("* /{spelling}"),
+            &["/%C3%A4rzte/%CF%83", "/%C3%84rzte/%CE%A3", "/%25C3%2584rzte/%CF%82"],
+            &["/%C3%96rzte/%CE%A3"],
+        );
+    }
 }
 
 #[test]

@@ -48,7 +48,7 @@ table! {
     /// Upstream statuses that make a token suspect; a request that gets one may be sent again, whatever its method.
     relogin_on: List<Status> = [401];
     /// Assumed life of a token that does not say when it expires.
-    assumed_life: Between<1000, { 3650 * DAY }> = "1h";
+    assumed_life: Between<2000, { 3650 * DAY }> = "1h";
 }
 
 /// Credentials and organization, shared by one or more APIs.

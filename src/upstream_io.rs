@@ -48,7 +48,7 @@ const TURN: usize = 64 * 1024;
 /// Who asks for this many bytes and gets them may find more: TLS begins with 4 KiB, and asks for one record of 16 KiB at a time.
 const MORE_MAY_BE_THERE: usize = 4096;
 /// How many bytes are then read at once.
-const READ_AHEAD: usize = 32 * 1024;
+const READ_AHEAD: usize = 64 * 1024;
 
 /// A TCP stream that counts the bytes that the kernel took, and that ends when the peer is gone.
 ///

@@ -61,10 +61,15 @@ const READ_AHEAD: usize = 64 * 1024;
 ///   does by default, and only the time-outs of the request end the wait.
 ///
 /// Ten seconds are long enough for a network to find another route.
+///
+/// A server may answer and close while bytes of ours are on their way, and the next write fails; who is told gives up the answers that
+/// came before and wait to be read. So a write that fails is none, and takes no more bytes: reading finds what came, and then the end.
 pub struct CountingTcp {
     tcp: TcpStream,
     written: Arc<AtomicU64>,
     acknowledgement: Acknowledgement,
+    /// A write has failed.
+    broken: Option<io::ErrorKind>,
     /// What was read ahead. It takes no memory while nothing comes.
     ahead: BytesMut,
     /// The last read got as much as it asked for, and no read has found nothing since.
@@ -101,21 +106,36 @@ impl CountingTcp {
         #[cfg(target_os = "linux")]
         drop(socket.set_tcp_notsent_lowat(UNSENT));
         let acknowledgement = Acknowledgement::Limited { unanswered: 0 };
-        let counted =
-            Self { tcp, written, acknowledgement, ahead: BytesMut::new(), more_may_be_there: false, turn: 0, is_drained: false };
+        let (ahead, more_may_be_there, is_drained) = (BytesMut::new(), false, false);
+        let counted = Self { tcp, written, acknowledgement, broken: None, ahead, more_may_be_there, turn: 0, is_drained };
         counted.end_when_unacknowledged(true);
         counted
     }
 
-    fn wrote(&mut self, outcome: &Poll<io::Result<usize>>) {
-        let Poll::Ready(Ok(bytes)) = outcome else { return };
-        self.written.fetch_add(*bytes as u64, Ordering::Relaxed);
-        let Acknowledgement::Limited { unanswered } = &mut self.acknowledgement else { return };
-        *unanswered += *bytes;
-        if *unanswered > WINDOW {
-            self.acknowledgement = Acknowledgement::Unlimited;
-            self.end_when_unacknowledged(false);
+    /// What is told of a write of `length` bytes that ended so.
+    fn wrote(&mut self, outcome: io::Result<usize>, length: usize) -> usize {
+        let bytes = match outcome {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                self.broken = Some(error.kind());
+                return length;
+            }
+        };
+        self.written.fetch_add(bytes as u64, Ordering::Relaxed);
+        if let Acknowledgement::Limited { unanswered } = &mut self.acknowledgement {
+            *unanswered += bytes;
+            if *unanswered > WINDOW {
+                self.acknowledgement = Acknowledgement::Unlimited;
+                self.end_when_unacknowledged(false);
+            }
         }
+        bytes
+    }
+
+    /// The end as the reader sees it. The kernel tells of a reset once, and a write may have heard of it; then only a server that had
+    /// sent its FIN before has come to its end.
+    fn end(&self) -> io::Result<()> {
+        self.broken.filter(|kind| *kind != io::ErrorKind::BrokenPipe).map_or(Ok(()), |kind| Err(kind.into()))
     }
 
     fn poll_read_now(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
@@ -176,22 +196,31 @@ impl AsyncRead for CountingTcp {
         let before = buffer.filled().len();
         let outcome = self.poll_read_now(cx, buffer);
         self.is_drained = outcome.is_pending();
-        self.turn = if self.is_drained { 0 } else { self.turn + buffer.filled().len() - before };
+        let read = buffer.filled().len() - before;
+        self.turn = if self.is_drained { 0 } else { self.turn + read };
+        if read == 0 && buffer.remaining() > 0 && matches!(outcome, Poll::Ready(Ok(()))) {
+            return Poll::Ready(self.end());
+        }
         outcome
     }
 }
 
 impl AsyncWrite for CountingTcp {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.tcp).poll_write(cx, buffer);
-        self.wrote(&outcome);
-        outcome
+        if self.broken.is_some() {
+            return Poll::Ready(Ok(buffer.len()));
+        }
+        let outcome = ready!(Pin::new(&mut self.tcp).poll_write(cx, buffer));
+        Poll::Ready(Ok(self.wrote(outcome, buffer.len())))
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffers: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        let outcome = Pin::new(&mut self.tcp).poll_write_vectored(cx, buffers);
-        self.wrote(&outcome);
-        outcome
+        let length = || buffers.iter().map(|buffer| buffer.len()).sum();
+        if self.broken.is_some() {
+            return Poll::Ready(Ok(length()));
+        }
+        let outcome = ready!(Pin::new(&mut self.tcp).poll_write_vectored(cx, buffers));
+        Poll::Ready(Ok(self.wrote(outcome, length())))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -350,6 +379,28 @@ mod tests {
         let unanswered = socket.tcp_keepalive_interval().unwrap() * socket.tcp_keepalive_retries().unwrap();
         assert_eq!(socket.tcp_keepalive_time().unwrap() + unanswered, Duration::from_secs(10));
         assert_eq!(limit(&counted), Some(Duration::from_secs(10)));
+    }
+
+    #[tokio::test]
+    async fn what_came_before_a_write_failed_is_read_and_then_the_reset() {
+        let (mut counted, mut peer) = connected().await;
+        counted.write_all(b"a request that nobody reads").await.unwrap();
+        peer.readable().await.unwrap();
+        peer.write_all(b"an answer").await.unwrap();
+        // Bytes are unread there, so this is a reset.
+        drop(peer);
+        while counted.broken.is_none() {
+            counted.write_all(b"more").await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let written = counted.written.load(Ordering::Relaxed);
+        counted.write_all(b"more").await.unwrap();
+        counted.flush().await.unwrap();
+        assert_eq!(counted.written.load(Ordering::Relaxed), written, "the kernel took none of it");
+        let mut answer = [0; 9];
+        counted.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"an answer");
+        assert_eq!(counted.read(&mut answer).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
 
     #[tokio::test]

@@ -21,9 +21,14 @@ use http_body::{Body, Frame, SizeHint};
 use super::{
     coalesce::Coalesced,
     exchange::{Cut, Exchange},
-    upload::ToUpstream,
+    upload::{ToUpstream, Upload, WaitsFor},
 };
-use crate::{deadline::Deadline, server::AnswerKind, upstream::ResponseBody};
+use crate::{
+    clock,
+    deadline::Deadline,
+    server::{AnswerKind, is_all_here},
+    upstream::ResponseBody,
+};
 
 /// The body of an answer as the client gets it.
 pub enum ToClient {
@@ -85,7 +90,7 @@ impl Download {
     ) -> Self {
         deadline.disarm();
         // Of an answer to HEAD nothing is due but its head, even if an HTTP/2 upstream ends its stream later.
-        if body.is_end_stream() || exchange.asks_for_head() {
+        if is_all_here(&body) || exchange.asks_for_head() {
             exchange.complete();
         }
         let length_only = head.status == StatusCode::NOT_MODIFIED && head.headers.contains_key(CONTENT_LENGTH);
@@ -110,7 +115,7 @@ impl Download {
             self.waiting = false;
             self.deadline.disarm();
         }
-        if self.body.is_end_stream() {
+        if is_all_here(&self.body) {
             self.exchange.complete();
         }
         match polled {
@@ -133,7 +138,7 @@ impl Download {
         }
     }
 
-    /// The upstream has nothing more yet. After `idle` the answer is cut.
+    /// The upstream has nothing more yet. After `idle` in which nothing of the request moves either, the answer is cut.
     fn poll_silence(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, CutOff>>> {
         // It is the client that we wait for.
         if self.body.is_held_back() {
@@ -145,10 +150,18 @@ impl Download {
             self.waiting = true;
             self.deadline.arm(self.idle);
         }
-        self.deadline.poll_passed(cx).map(|()| {
-            self.exchange.cut(Cut::UpstreamSilent);
-            Some(Err(CutOff))
-        })
+        while self.deadline.poll_passed(cx).is_ready() {
+            // An upstream that has begun to answer may wait for the rest of the request, which may be under way.
+            let request = self.exchange.upload().map(Upload::waits_for);
+            if let Some(end) = request.map(|(_, since)| since + self.idle).filter(|end| *end > clock::instant()) {
+                self.deadline.arm_at(end);
+                continue;
+            }
+            let is_the_clients = matches!(request, Some((WaitsFor::Client, _)));
+            self.exchange.cut(if is_the_clients { Cut::ClientSilent } else { Cut::UpstreamSilent });
+            return Poll::Ready(Some(Err(CutOff)));
+        }
+        Poll::Pending
     }
 }
 

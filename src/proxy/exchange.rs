@@ -78,6 +78,8 @@ label! {
         UpstreamSilent = "upstream_silent",
         /// The client hung up.
         ClientClosed = "client_closed",
+        /// The client was silent for too long in its request, after the upstream had begun to answer.
+        ClientSilent = "client_silent",
         /// Both sides of a tunnel were silent for too long.
         Silent = "silent",
         /// The drain time ran out.

@@ -41,7 +41,7 @@ pub use balance::ConnectionBalancer;
 pub use bind::{Bound, ListenSocket, Passed, bind_tcp, bind_unix, check_path, missing_directory, passed_sockets};
 pub use bind_error::BindError;
 pub use client_io::ClientStream;
-pub use connection::{AnswerKind, RequestService};
+pub use connection::{AnswerKind, RequestService, is_all_here};
 pub use connection_limit::{ConnectionLimit, SharedDescriptors};
 pub use peer::{Peer, is_one_user};
 pub use request_body::{BodyCut, RequestBody};

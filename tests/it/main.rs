@@ -13,6 +13,7 @@ mod harness;
 mod check;
 mod cli;
 mod interruptions;
+mod late_ends;
 mod lifecycle;
 mod listeners;
 mod reload;

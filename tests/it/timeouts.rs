@@ -10,7 +10,9 @@ use std::{
 use careportals_simulator::{Options, Simulator};
 use socket2::{Domain, Socket, Type};
 
-use crate::harness::{Answer, Connection, LOGGED_IN, ManualUpstream, Request, Setup, Sidecar, now, simulator, until};
+use crate::harness::{
+    Answer, Connection, LOGGED_IN, ManualUpstream, Request, Setup, Sidecar, let_time_pass, now, simulator, until,
+};
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -73,6 +75,22 @@ fn an_idle_connection_outlives_head_timeout_but_a_begun_head_does_not() {
     idle.write(b"GET /_sim/echo HTTP/1.1\r\nHost: loc");
     assert!(idle.is_closed());
     assert!(start.elapsed() >= SHORT);
+}
+
+#[test]
+fn the_rest_of_a_body_that_comes_behind_its_answer_is_no_head_and_its_connection_serves_again() {
+    let simulator = simulator();
+    let sidecar = with_short(&simulator, "head_timeout");
+    for (path, status) in [("/_sim/early?status=413", 413), ("/auth", 403)] {
+        let mut client = sidecar.connect();
+        client.write(&Request::new("POST", path).header("Content-Length", "100000").head());
+        client.write(&[b'x'; 1000]);
+        assert_eq!(client.answer("POST").status, status);
+        client.write(&vec![b'x'; 99_000]);
+        // Younger, so it is closed later than the other one would be.
+        assert!(sidecar.connect().is_closed());
+        assert_eq!(client.send(&Request::get("/_sim/echo")).status, 200, "{path}");
+    }
 }
 
 #[test]
@@ -301,6 +319,34 @@ fn an_upstream_that_pauses_in_its_body_for_body_idle_is_cut_off() {
     let lines = sidecar.wait_for_access_lines(2);
     assert!(lines.iter().any(|line| line["cut"] == "upstream_silent"), "{lines:?}");
     until("every exchange is over", || simulator.control().requests().iter().all(|seen| seen.over));
+}
+
+#[test]
+fn an_answer_that_begins_before_the_request_has_ended_is_cut_only_when_nothing_moves_either_way() {
+    let upstream = ManualUpstream::listen();
+    let mut setup = upstream.setup();
+    setup.api("body_idle", "400ms");
+    let sidecar = setup.start();
+    for goes_silent in [false, true] {
+        let mut client = sidecar.connect();
+        client.write(b"POST /orders HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8\r\n\r\n1");
+        let mut serving = upstream.accept();
+        serving.read_until(b"\r\n\r\n");
+        serving.write(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n");
+        assert_eq!(client.head().status, 200);
+        for _ in 0..if goes_silent { 2 } else { 7 } {
+            let_time_pass("a client takes its time, and never `body_idle`", Duration::from_millis(150));
+            client.write(b"2");
+        }
+        if goes_silent {
+            client.read_to_end();
+            let line = &sidecar.wait_for_access_lines(2)[1];
+            assert_eq!(line["cut"], "client_silent", "{line}");
+        } else {
+            serving.write(b"done");
+            client.read_until(b"done");
+        }
+    }
 }
 
 #[test]

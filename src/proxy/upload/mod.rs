@@ -22,7 +22,12 @@ use super::{
     coalesce::Coalesced,
     headers::{self, HeaderRules, NamedByConnection},
 };
-use crate::{clock, deadline::Deadlines, server::RequestBody, upstream::ResponseBody};
+use crate::{
+    clock,
+    deadline::Deadlines,
+    server::{RequestBody, is_all_here},
+    upstream::ResponseBody,
+};
 
 /// The largest block that is reserved for what is kept, in bytes.
 const BLOCK: usize = 16 * 1024;
@@ -99,7 +104,7 @@ impl Upload {
             return None;
         }
         state.attempt += 1;
-        state.wait_for(WaitsFor::Upstream);
+        state.wait_for_taking();
         let kept = state.kept.blocks().into();
         Some(Coalesced::new(UploadAttempt { number: state.attempt, kept, trailers_sent: false, upload: self.clone() }))
     }
@@ -178,6 +183,12 @@ impl UploadState {
         self.since = clock::instant();
     }
 
+    /// The upstream must take what is there, and answer if that is all. Who sends a body of a known length reads no further than its
+    /// last byte, though an HTTP/2 client may end its stream later.
+    fn wait_for_taking(&mut self) {
+        self.wait_for(if self.ended || is_all_here(&self.client) { WaitsFor::Answer } else { WaitsFor::Upstream });
+    }
+
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         if self.broken {
             return Poll::Ready(Some(Err(UploadError::Client)));
@@ -188,7 +199,6 @@ impl UploadState {
             }
             return Poll::Pending;
         };
-        self.wait_for(WaitsFor::Upstream);
         match polled {
             None => self.end(),
             Some(Err(_)) => {
@@ -204,6 +214,8 @@ impl UploadState {
                 // Nothing follows trailers, and their reader does not ask again.
                 if frame.is_trailers() || self.client.is_end_stream() {
                     self.end();
+                } else {
+                    self.wait_for_taking();
                 }
                 return Poll::Ready(Some(Ok(frame)));
             }
@@ -292,8 +304,7 @@ impl Body for UploadAttempt {
             return Poll::Ready(Some(Err(UploadError::Superseded)));
         }
         if let Some(kept) = this.kept.pop_front() {
-            let next = if state.ended { WaitsFor::Answer } else { WaitsFor::Upstream };
-            state.wait_for(next);
+            state.wait_for_taking();
             return Poll::Ready(Some(Ok(Frame::data(kept))));
         }
         if state.ended {

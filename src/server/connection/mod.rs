@@ -323,7 +323,7 @@ impl<A: RequestService> ClientConnection<A> {
             }
             if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                 in_progress.mark_tunnel();
-            } else if bodiless || answer.body().is_end_stream() {
+            } else if bodiless || is_all_here(answer.body()) {
                 in_progress.mark_answered();
             } else {
                 in_progress.set_windowless(true);
@@ -369,8 +369,7 @@ fn settle<A: RequestService>(answer: &Response<A::Body>, is_http2: bool, in_prog
 /// Prepares a response to an HTTP/1.0 client, which knows no chunks: without a length, the body ends with the connection. If
 /// the body is cut, the connection must not end cleanly, since the client would take the body for whole.
 fn delimit<B: Body>(answer: &mut Response<B>, in_progress: &InProgress) {
-    let bodiless = matches!(answer.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) || answer.body().is_end_stream();
-    if bodiless {
+    if matches!(answer.status(), StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) || is_all_here(answer.body()) {
         return;
     }
     in_progress.set_close_delimited();
@@ -378,6 +377,12 @@ fn delimit<B: Body>(answer: &mut Response<B>, in_progress: &InProgress) {
         // hyper then closes the connection, even if the client has asked to keep it.
         *answer.version_mut() = Version::HTTP_10;
     }
+}
+
+/// Whether no byte of a body is to come. Over HTTP/2 the end may come later than the last byte, and who knows the length, as a client of
+/// HTTP/1.x does, waits for neither: hyper drops the body unasked.
+pub fn is_all_here(body: &impl Body) -> bool {
+    body.is_end_stream() || body.size_hint().exact() == Some(0)
 }
 
 /// A response body that tells its [`InProgress`] when the last byte was given.
@@ -398,7 +403,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for TrackedBody<B> {
         let polled = Pin::new(&mut *inner).poll_frame(cx);
         let answered = match &polled {
             Poll::Ready(None) => true,
-            Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || inner.is_end_stream(),
+            Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || is_all_here(inner),
             _ => false,
         };
         if answered {

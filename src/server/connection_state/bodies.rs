@@ -8,8 +8,8 @@ use std::{
     task::Waker,
 };
 
-use super::{super::paced::RequestProgress, ConnectionState};
-use crate::overhead::Overhead;
+use super::{super::paced::RequestProgress, ConnectionPhase, ConnectionState};
+use crate::{clock, overhead::Overhead};
 
 /// The bodies of a connection's requests.
 #[derive(Default)]
@@ -26,7 +26,7 @@ impl ConnectionState {
     /// Counts what was read over HTTP/1.x. Returns whether a body is awaited, and too much came that is none.
     pub(in crate::server) fn is_all_overhead(&self, bytes: usize) -> bool {
         self.bodies.overhead.read(bytes);
-        self.bodies.overhead.is_too_much() && !self.bodies_under_way().is_empty()
+        self.bodies.overhead.is_too_much() && self.awaits_body()
     }
 
     /// A piece of a body has come.
@@ -39,7 +39,7 @@ impl ConnectionState {
         let waits_until = self.own_answer_waits_until();
         // A refused caller's connection is cut soon, so it may as well send all that it may at once.
         let takes_turns = (self.admitted.load(Ordering::Relaxed) == 0 || waits_until.is_some()) && !self.caller_is_refused();
-        let has_body = !self.bodies_under_way().is_empty();
+        let has_body = self.awaits_body();
         let (requests, given_up) = (self.begun.load(Ordering::Relaxed), self.bodies.given_up.load(Ordering::Relaxed));
         let is_over = self.caller_is_refused() && requests > 0;
         RequestProgress { takes_turns, has_body, requests, given_up, waits_until, is_over }
@@ -69,11 +69,30 @@ impl ConnectionState {
     pub(in crate::server) fn end_body(&self, number: usize, whole: bool) {
         self.bodies.given_up.fetch_add(usize::from(!whole), Ordering::Relaxed);
         self.bodies_under_way().retain(|(known, _)| *known != number);
+        if whole {
+            self.idle_after_body();
+        }
+    }
+
+    /// The rest of a body has come, behind the answer: what follows is another request. If a part of that has come with it, the
+    /// connection counts as idle until more does.
+    fn idle_after_body(&self) {
+        if matches!(self.phase(), ConnectionPhase::IdleBehindBody | ConnectionPhase::Rest) {
+            self.set(ConnectionPhase::Idle);
+            let now = clock::instant();
+            self.begin_idling(now);
+            self.publish(|| now);
+        }
+    }
+
+    /// Whether the end of a body was not read yet, and is still to be.
+    pub(super) fn awaits_body(&self) -> bool {
+        !self.bodies_under_way().is_empty()
     }
 
     /// Whether each body so far was read to its end.
     pub(super) fn has_read_all_bodies(&self) -> bool {
-        self.bodies.given_up.load(Ordering::Relaxed) == 0 && self.bodies_under_way().is_empty()
+        self.bodies.given_up.load(Ordering::Relaxed) == 0 && !self.awaits_body()
     }
 
     /// Whom to wake when the client sends FIN, and the body can't go on.

@@ -117,6 +117,6 @@ impl Drop for InProgress {
         if self.holds_place {
             self.state.admitted.fetch_sub(1, Ordering::Relaxed);
         }
-        self.state.end_exchange(self.had_body, self.had_body && !self.holds_place);
+        self.state.end_exchange(self.had_body, self.had_body && (!self.holds_place || self.state.awaits_body()));
     }
 }

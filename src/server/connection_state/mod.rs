@@ -241,6 +241,10 @@ impl ConnectionState {
             ConnectionPhase::Silent | ConnectionPhase::Tunnel => {}
         }
         self.publish(clock::instant);
+        // A tunnel looks whether it was asked to close when a write is blocked, and now none is.
+        if self.is_tunnel() {
+            self.slot.decide();
+        }
     }
 
     /// Whether bytes wait that the client does not take.
@@ -278,7 +282,7 @@ impl ConnectionState {
         }
     }
 
-    /// A request has ended. `owes_body`: it was answered by ourselves, and the rest of its body may still come.
+    /// A request has ended. `owes_body`: the rest of its body may still come.
     fn end_exchange(&self, had_body: bool, owes_body: bool) {
         if self.streams.fetch_sub(1, Ordering::Relaxed) > 1 {
             return self.publish(clock::instant);
@@ -441,8 +445,7 @@ impl ConnectionState {
     /// wakes the task when that changes.
     pub(super) fn poll_due(&self, cx: &mut Context<'_>) -> Poll<Due> {
         loop {
-            // Register with the deadline before looking whether the connection was asked to close; otherwise an acceptor that
-            // asks in between wakes nobody.
+            // Register with the deadline first: an acceptor that asks between the two looks would else wake nobody.
             let passed = self.slot.deadline.poll_passed(cx).is_ready();
             if self.slot.decide() {
                 return Poll::Ready(if self.is_between_requests() { Due::LeavePlace } else { Due::Cut });

@@ -14,7 +14,7 @@ pub(super) enum ConnectionPhase {
     ExchangeAndHead,
     /// It is between requests.
     Idle,
-    /// It is between requests, after an answer of our own to a request with a body, of which the rest may still come.
+    /// It is between requests, after an answer to a request with a body, of which the rest may still come.
     IdleBehindBody,
     /// Bytes came behind such an answer: the rest of the body, or the next head.
     Rest,

@@ -255,13 +255,15 @@ impl UploadFlag {
 }
 
 fn with_upload_flag<B: Body>(request: Request<B>) -> (Request<SentBody<B>>, UploadFlag) {
-    let flag = (!request.body().is_end_stream()).then(Arc::<AtomicBool>::default);
+    let is_all_here = request.body().is_end_stream() || request.body().size_hint().exact() == Some(0);
+    let flag = (!is_all_here).then(Arc::<AtomicBool>::default);
     let complete = flag.clone();
     (request.map(|inner| SentBody { inner, complete }), UploadFlag(flag))
 }
 
 /// A request's body, and the flag that it was read to its end. Until then its connection is not fit for another request,
-/// even if the answer is complete: an upstream may answer before it has read everything.
+/// even if the answer is complete: an upstream may answer before it has read everything. A body of a known length ends with its last
+/// byte here, though an HTTP/2 client may end its stream later.
 struct SentBody<B> {
     inner: B,
     complete: Option<Arc<AtomicBool>>,
@@ -275,7 +277,7 @@ impl<B: Body + Unpin> Body for SentBody<B> {
         let polled = Pin::new(&mut self.inner).poll_frame(cx);
         // The body alone knows whether it has ended.
         if let (Poll::Ready(_), Some(complete)) = (&polled, &self.complete)
-            && self.inner.is_end_stream()
+            && (self.inner.is_end_stream() || self.inner.size_hint().exact() == Some(0))
         {
             complete.store(true, Ordering::Relaxed);
         }

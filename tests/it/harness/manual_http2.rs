@@ -2,7 +2,7 @@
 
 use std::{
     io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     sync::Arc,
     time::Duration,
 };
@@ -227,6 +227,18 @@ impl Http2Peer {
         let head = frame(HEADERS, END_HEADERS, stream, &[0x88]);
         let reset = frame(RST_STREAM, 0, stream, &NO_ERROR.to_be_bytes());
         self.write(&[head, frame(BODY, END_STREAM, stream, body), reset].concat());
+    }
+
+    /// Writes the bytes and the end of the connection, as one.
+    pub fn write_and_end(mut self, bytes: &[u8]) {
+        self.tls.conn.writer().write_all(bytes).unwrap();
+        self.tls.conn.send_close_notify();
+        let mut records = Vec::new();
+        while self.tls.conn.wants_write() {
+            self.tls.conn.write_tls(&mut records).unwrap();
+        }
+        self.tls.sock.write_all(&records).unwrap();
+        self.tls.sock.shutdown(Shutdown::Write).unwrap();
     }
 
     pub fn reset(&mut self, stream: u32, code: u32) {

@@ -72,6 +72,29 @@ async fn what_comes_behind_an_answer_of_our_own_to_a_request_with_a_body_has_to_
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_rest_of_a_body_that_comes_behind_the_answer_is_no_head_and_the_connection_is_idle_after_it() {
+    for is_own in [false, true] {
+        let scene = LimitedConnection::new();
+        let mut request = scene.ask(true);
+        let number = scene.state.begin_body();
+        if is_own {
+            request.give_up_place(0);
+        } else {
+            request.mark_forwarded();
+        }
+        request.mark_answered();
+        drop(request);
+        scene.state.read_some();
+        tokio::time::advance(LIMITS.head_timeout / 2).await;
+        scene.state.end_body(number, true);
+        assert_due(scene.due(2 * IDLE).await, Due::Leave, IDLE);
+        assert_eq!(scene.limit.client_errors().iter().map(|(.., count)| count).sum::<u64>(), 0);
+        scene.state.read_some();
+        assert_due(scene.due(2 * IDLE).await, Due::Cut, LIMITS.head_timeout);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drain_waits_a_second_for_the_first_bytes_and_a_moment_for_another_request() {
     for (what, how, after, awaits) in [
         ((|_: &_| {}) as fn(&LimitedConnection), Due::Cut, CLOSE_GRACE, true),

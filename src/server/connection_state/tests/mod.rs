@@ -347,3 +347,29 @@ async fn after_a_thousand_answers_of_our_own_the_next_one_waits() {
     tokio::time::advance(waits).await;
     assert_eq!(scene.state.own_answer_waits_until(), None);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_tunnel_that_goes_on_when_it_is_asked_to_close_does_not_keep_others_from_being_asked() {
+    let (limit, deadlines) = (SharedDescriptors::default().limit(2), Deadlines::default());
+    let looking = deadlines.clone();
+    tokio::spawn(async move { looking.run().await });
+    let (drain, _gone) = Drain::new();
+    let [tunnel, other] = [(); 2].map(|()| ConnectionState::begin(limit.take(&deadlines, true).unwrap(), LIMITS, drain.hold()));
+    tunnel.read_some();
+    let mut upgrade = InProgress::begin(&tunnel, false);
+    upgrade.mark_tunnel();
+    drop(upgrade);
+    other.read_some();
+    let busy = InProgress::begin(&other, false);
+    tunnel.set_blocked(true);
+    poll_fn(|cx| Poll::Ready(tunnel.poll_due(cx).is_ready())).await;
+    let (waiting, of) = (limit.clone(), deadlines.clone());
+    tokio::spawn(async move { drop(waiting.permit(&of, true).await) });
+    tokio::time::sleep(STALL_GRACE + Duration::from_millis(10)).await;
+    assert!(tunnel.is_asked_to_close());
+    // The client reads in this moment: the write goes through, and a tunnel looks only at writes that don't.
+    tunnel.set_blocked(false);
+    drop(busy);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(other.is_asked_to_close(), "the idle connection is asked to give its place up");
+}

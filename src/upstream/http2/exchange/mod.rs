@@ -7,6 +7,7 @@ use std::{
     future::poll_fn,
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -18,7 +19,7 @@ use http::{
     uri::{Authority, Scheme},
 };
 use http_body::{Body, Frame, SizeHint};
-use tokio::task::AbortHandle;
+use tokio::{runtime::Handle, task::AbortHandle, time::timeout};
 
 use super::{
     super::{
@@ -28,6 +29,9 @@ use super::{
     pool::StreamPermit,
 };
 use crate::connect::bytes_written;
+
+/// How long the end of a stream is waited for, behind an answer that is there.
+const END_WAIT: Duration = Duration::from_secs(2);
 
 /// Sends `request` on the stream of `permit`. Dropping the future resets the stream.
 pub(in crate::upstream) async fn send<B>(permit: StreamPermit, mut request: Request<B>) -> Result<Response<Http2Body>, SendError>
@@ -222,11 +226,18 @@ impl<B: Body<Data = Bytes> + Unpin> BodyWriter<B> {
 
 /// An answer's body. Dropped before its end, it resets the stream.
 pub(in crate::upstream) struct Http2Body {
-    body: RecvStream,
+    /// `None` only while it is dropped.
+    stream: Option<AnswerStream>,
     /// Bytes to come, if the server said how many.
     left: Option<u64>,
+    asked_for_head: bool,
     in_trailers: bool,
     upload: Option<AbortHandle>,
+}
+
+/// The server's half of a stream.
+struct AnswerStream {
+    body: RecvStream,
     /// Dropped after `body`: the stream must have ended when its permit is given back.
     _permit: StreamPermit,
 }
@@ -239,32 +250,45 @@ impl Http2Body {
         upload: Option<AbortHandle>,
         permit: StreamPermit,
     ) -> Self {
-        let length = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-        Self { body, left: if asked_for_head { None } else { length }, in_trailers: false, upload, _permit: permit }
+        let length = || head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+        let left = match head.status {
+            // The length is that of the answer to a GET.
+            _ if asked_for_head => None,
+            StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => Some(0),
+            _ => length(),
+        };
+        Self { stream: Some(AnswerStream { body, _permit: permit }), left, asked_for_head, in_trailers: false, upload }
     }
 
     pub(in crate::upstream) fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyBroken>>> {
+        let Some(AnswerStream { body, .. }) = &mut self.stream else { return Poll::Ready(None) };
         if !self.in_trailers {
-            match ready!(self.body.poll_data(cx)) {
+            match ready!(body.poll_data(cx)) {
                 Some(Ok(bytes)) => {
                     self.left = self.left.map(|left| left.saturating_sub(bytes.len() as u64));
                     // The reader has asked for these bytes, so the server may send as many again. It can't fail: no more
                     // is given back than came in.
-                    let _ = self.body.flow_control().release_capacity(bytes.len());
+                    let _ = body.flow_control().release_capacity(bytes.len());
+                    if self.left == Some(0) {
+                        // Many servers end the stream in a frame of its own. If that is here, the reader learns of it with the bytes.
+                        self.in_trailers = matches!(body.poll_data(cx), Poll::Ready(None));
+                    }
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
+                // Nothing is missing if the connection ends in place of the stream.
+                Some(Err(error)) if self.left == Some(0) && !error.is_reset() => return Poll::Ready(None),
                 Some(Err(_)) => return Poll::Ready(Some(Err(BodyBroken))),
                 None => self.in_trailers = true,
             }
         }
-        Poll::Ready(match ready!(self.body.poll_trailers(cx)) {
+        Poll::Ready(match ready!(body.poll_trailers(cx)) {
             Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
             Err(_) => Some(Err(BodyBroken)),
         })
     }
 
     pub(in crate::upstream) fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.stream.as_ref().is_none_or(|stream| stream.body.is_end_stream())
     }
 
     pub(in crate::upstream) fn size_hint(&self) -> SizeHint {
@@ -282,6 +306,30 @@ impl Drop for Http2Body {
         if let Some(upload) = &self.upload {
             upload.abort();
         }
+        // Who knows how long an answer is reads no further. Were its stream reset in place of the end that follows, the server
+        // would take it for an answer that nobody wanted.
+        if let Some(stream) = self.stream.take()
+            && (self.asked_for_head || self.left == Some(0))
+            && !stream.body.is_end_stream()
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(stream.read_end());
+        }
+    }
+}
+
+impl AnswerStream {
+    /// Waits a moment for the end of the stream, and resets it if anything else comes.
+    async fn read_end(mut self) {
+        let end = async {
+            while let Some(Ok(bytes)) = self.body.data().await {
+                if !bytes.is_empty() {
+                    return;
+                }
+            }
+            drop(self.body.trailers().await);
+        };
+        drop(timeout(END_WAIT, end).await);
     }
 }
 

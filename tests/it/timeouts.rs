@@ -340,8 +340,8 @@ fn an_answer_that_begins_before_the_request_has_ended_is_cut_only_when_nothing_m
         }
         if goes_silent {
             client.read_to_end();
-            let line = &sidecar.wait_for_access_lines(2)[1];
-            assert_eq!(line["cut"], "client_silent", "{line}");
+            let lines = sidecar.wait_for_access_lines(2);
+            assert!(lines.iter().any(|line| line["cut"] == "client_silent"), "{lines:?}");
         } else {
             serving.write(b"done");
             client.read_until(b"done");

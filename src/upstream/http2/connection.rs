@@ -90,7 +90,8 @@ pub(in crate::upstream) async fn open(
     let (held, released) = oneshot::channel();
     let handle = Http2Handle { sender, authority, limits, written: connection.written, gauge, _held: held };
     let ping_timeout = PingTimeout { pings, timer: Box::pin(sleep(PING_EVERY)), asked: false, heard: false };
-    let driver = Http2Driver { connection: connected, released: Some(released), heard, ping_timeout, announced: None };
+    let driver =
+        Http2Driver { connection: connected, released: Some(released), heard, ping_timeout, announced: None, yields: false };
     Ok((handle, driver))
 }
 
@@ -123,6 +124,8 @@ pub(in crate::upstream) struct Http2Driver {
     heard: Arc<Heard>,
     ping_timeout: PingTimeout,
     announced: Option<Announced>,
+    /// The end was found in this turn, and is told in the next one.
+    yields: bool,
 }
 
 impl Http2Driver {
@@ -137,24 +140,29 @@ impl Http2Driver {
         {
             self.released = None;
         }
+        if std::mem::take(&mut self.yields) {
+            return Poll::Pending;
+        }
         // h2 closes a connection that nobody refers to when it is polled.
         if Pin::new(&mut self.connection).poll(cx).is_ready() {
             return Poll::Ready(None);
         }
-        if self.heard.end.load(Ordering::Relaxed) {
-            // The end is told in the next poll, which must not come before others have had their turn.
-            return Poll::Pending;
-        }
-        if self.heard.bytes.swap(0, Ordering::Relaxed) > 0 {
+        let ends = self.heard.end.swap(false, Ordering::Relaxed);
+        if self.heard.bytes.swap(0, Ordering::Relaxed) > 0 || (ends && self.announced.is_some()) {
             self.ping_timeout.heard = true;
             let announced = Announced {
                 // A server sends its settings first (RFC 9113, 3.4).
                 stream_limit: self.connection.max_concurrent_send_streams().min(STREAMS as usize),
-                going_away: handle.upgrade().is_some_and(|handle| handle.is_going_away()),
+                going_away: ends || handle.upgrade().is_some_and(|handle| handle.is_going_away()),
             };
             if self.announced.replace(announced) != Some(announced) {
+                self.yields = ends;
                 return Poll::Ready(Some(announced));
             }
+        }
+        if ends {
+            // This task was woken for the end, behind those who read what came before.
+            return Poll::Pending;
         }
         self.ping_timeout.poll_too_long(cx).map(|()| None)
     }
@@ -200,7 +208,7 @@ impl PingTimeout {
 struct Heard {
     /// How many bytes the present poll has read.
     bytes: AtomicUsize,
-    /// The end of the connection was found.
+    /// The present poll has found the end of the connection.
     end: AtomicBool,
 }
 

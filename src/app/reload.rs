@@ -98,8 +98,8 @@ struct Prepared {
     adjustments: Adjustments,
     /// The required header of each API.
     required: Vec<Option<Required>>,
-    /// There is a settings file.
-    has_file: bool,
+    /// A value in effect stands in the settings file.
+    has_file_keys: bool,
 }
 
 /// What preparing looks at. It owns it, since it runs on a thread of its own and may be given up.
@@ -158,7 +158,7 @@ impl Daemon {
 
     /// Binds the new listeners, which may fail, and then serves by the new settings. It takes a moment only.
     async fn apply(&mut self, prepared: Prepared) -> Result<(), Refused> {
-        let Prepared { config, tls, plan, adjustments, required, has_file } = prepared;
+        let Prepared { config, tls, plan, adjustments, required, has_file_keys } = prepared;
         let present: Vec<Key> = self.listeners.iter().map(|listener| listener.key().clone()).collect();
         let listeners = plan.open(&config, &present, &mut self.passed, &self.descriptors.shared).map_err(StartError::Listener)?;
         let ready = async {
@@ -190,7 +190,7 @@ impl Daemon {
         self.listeners.extend(listeners);
         adjustments.make(&mut self.listeners);
         if let Some(source) = &mut self.reload_source {
-            source.input.needs_default_file = has_file;
+            source.input.needs_file_keys = has_file_keys;
             // The filter is one of the settings, so it has been judged.
             drop(source.log.adopt(&self.snapshot.config.reloadable.log));
         }
@@ -213,7 +213,7 @@ impl Preparation {
             judge(&mut loaded);
             return Err(Refused::Invalid(loaded.faults));
         };
-        self.judge_read(&config, loaded.file.is_some()).map_err(|refused| match refused {
+        self.judge_read(&config, loaded.has_file_keys()).map_err(|refused| match refused {
             Refused::Unusable(error) if error.is_configuration() => {
                 error.explain(&config, &mut loaded);
                 Refused::Invalid(loaded.faults)
@@ -222,7 +222,7 @@ impl Preparation {
         })
     }
 
-    fn judge_read(&self, config: &Arc<Config>, has_file: bool) -> Result<Prepared, Refused> {
+    fn judge_read(&self, config: &Arc<Config>, has_file_keys: bool) -> Result<Prepared, Refused> {
         let changed = self.before.config.restart_only.changed(&config.restart_only);
         let mut for_restart: Vec<String> = changed.map(|name| format!("a changed `{name}`")).collect();
         if let Some(sandbox) = &self.source.sandbox {
@@ -241,6 +241,6 @@ impl Preparation {
         let unchanged = read_anew.is_like(&self.before.tls);
         let tls = if unchanged { self.before.tls.clone() } else { read_anew };
         let adjustments = Adjustments::new(config, &plan.apis_of(&keys)).map_err(StartError::Listener)?;
-        Ok(Prepared { config: Arc::clone(config), tls, plan, adjustments, required: Vec::new(), has_file })
+        Ok(Prepared { config: Arc::clone(config), tls, plan, adjustments, required: Vec::new(), has_file_keys })
     }
 }

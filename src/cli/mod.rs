@@ -148,7 +148,7 @@ fn daemon(input: Input, signals: io::Result<Option<DaemonSignals>>) -> ExitCode 
     };
     let mut loaded = source::load(input.clone());
     let Some(config) = loaded.config.take() else { return refuse_all(loaded) };
-    let input = Input { needs_default_file: loaded.file.is_some(), ..input };
+    let input = Input { needs_file_keys: loaded.has_file_keys(), ..input };
     let reader = Reader::of(&io::stdout(), &input.environment);
     let mut logging = match logging::start(&config.reloadable.log, io::stdout(), reader) {
         Ok(logging) => logging,

@@ -204,7 +204,7 @@ fn settings(environment: Environment) -> Result<Config, DemoError> {
     let input = Input {
         config_flag: None,
         default_file: PathBuf::new(),
-        needs_default_file: false,
+        needs_file_keys: false,
         flags: Vec::new(),
         environment,
         defaults: &[],

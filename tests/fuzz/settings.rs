@@ -55,7 +55,7 @@ fn loaded(text: &[u8], environment: Environment) -> Loaded {
     load(Input {
         config_flag: Some(path),
         default_file: PathBuf::new(),
-        needs_default_file: false,
+        needs_file_keys: false,
         flags: Vec::new(),
         environment,
         defaults: &[],

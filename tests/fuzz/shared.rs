@@ -27,7 +27,7 @@ pub fn config(variables: &[(&str, &str)]) -> Config {
     let loaded = load(Input {
         config_flag: None,
         default_file: PathBuf::new(),
-        needs_default_file: false,
+        needs_file_keys: false,
         flags: Vec::new(),
         environment,
         defaults: &[],

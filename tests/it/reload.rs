@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::Write as _,
     net::{SocketAddr, TcpListener, TcpStream},
     os::unix::fs::{PermissionsExt, symlink},
     path::{Path, PathBuf},
@@ -141,6 +142,38 @@ fn what_clients_sent_that_is_no_request_stays_counted_for_the_api_that_it_was_co
     err();
     until("it is counted for the other one", || is_counted(&daemon, "two", 1));
     assert!(is_counted(&daemon, "one", 1) && is_counted(&daemon, "", 1), "{}", daemon.sidecar.telemetry("/metrics").text());
+}
+
+#[test]
+fn an_emptied_settings_file_lifts_no_rule() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    setup.settings("[apis.default]\ndeny = [\"GET /_sim/echo\"]\n");
+    let mut daemon = Reloading::of(setup.start().ready());
+    assert_eq!(daemon.echo().status, 403);
+    for emptied in ["", "# nothing\n"] {
+        let why = daemon.refused(emptied);
+        assert!(why.contains("config.toml: is empty, and would lift every rule"), "{why}");
+        assert_eq!(daemon.echo().status, 403);
+    }
+    daemon.reload("[apis.default]\ndeny = [\"GET /_sim/other\"]\n");
+    assert_eq!(daemon.echo().status, 200);
+}
+
+#[test]
+fn settings_that_come_from_a_pipe_are_not_read_again() {
+    let simulator = simulator();
+    let setup = Setup::new(&simulator);
+    let mut command = setup.command("run");
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    writer.write_all(b"[apis.default]\ndeny = [\"GET /_sim/echo\"]\n").unwrap();
+    drop(writer);
+    command.args(["--config", "/dev/stdin"]).stdin(reader);
+    let sidecar = setup.start_with(command).ready();
+    sidecar.signal(Signal::HUP);
+    let why = sidecar.wait_for_log("not reloaded");
+    assert!(why.contains("/dev/stdin is a pipe or a device, which gives its text once"), "{why}");
+    assert_eq!(sidecar.get("/_sim/echo").status, 403);
 }
 
 #[test]

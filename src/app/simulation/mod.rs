@@ -212,7 +212,7 @@ async fn start(world: &Arc<World>) -> Running {
     let input = Input {
         config_flag: Some(world.settings()),
         default_file: world.settings(),
-        needs_default_file: true,
+        needs_file_keys: true,
         flags: Vec::new(),
         environment: Environment::default(),
         defaults: &[],

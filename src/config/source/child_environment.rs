@@ -91,7 +91,7 @@ mod tests {
         let loaded = load(Input {
             config_flag: Some(path),
             default_file,
-            needs_default_file: false,
+            needs_file_keys: false,
             flags: Vec::new(),
             environment,
             defaults: &[],

@@ -9,18 +9,28 @@ use serde_json::Value;
 use toml_edit::{ArrayOfTables, Document, Item, TableLike};
 
 use super::{
-    faults::{Diagnostic, Fault, NO_SUCH_KEY, ValueOrigin, nearest, printable},
+    faults::{Diagnostic, Fault, NO_SUCH_KEY, ValueOrigin, Warning, nearest, printable},
     layers::{Layers, Leaf},
     setting::{Key, Section},
     toml::{Form, json_of},
 };
 
-/// Reads all of it, and goes on after each fault but a broken syntax.
-pub(super) fn read(path: &Path, text: &str, layers: &mut Layers) {
+/// Reads all of it, and goes on after each fault but a broken syntax. `needs_keys`: a file without any is of no use.
+pub(super) fn read(path: &Path, text: &str, needs_keys: bool, layers: &mut Layers) {
     layers.file = Some(path.to_owned());
     let mut reader = FileReader { path, text, layers };
     reader.layers.tables.insert(String::new(), reader.origin(0));
     match Document::parse(text) {
+        Ok(document) if document.as_table().is_empty() && needs_keys => {
+            let wrong = Diagnostic::new("is empty, and would lift every rule that it had");
+            let wrong = wrong.hint("put its settings back and reload; to run without them, restart the daemon");
+            layers.unusable = Some(Fault::new(reader.origin(0), "", wrong));
+        }
+        Ok(document) if document.as_table().is_empty() => {
+            let wrong = Diagnostic::new("is empty, and sets nothing").hint("write the settings into it, or do without it");
+            let warning = Warning::new(reader.origin(0), "", wrong);
+            layers.findings.warnings.push(warning);
+        }
         Ok(document) => reader.keys(Section::TopLevel, "", "", document.as_table()),
         Err(error) => {
             let origin = reader.origin(reader.line(error.span()));

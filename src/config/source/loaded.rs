@@ -49,6 +49,12 @@ impl Loaded {
         self.warnings.sort_by_key(Warning::line);
     }
 
+    /// Whether a value in effect stands in the settings file.
+    #[must_use]
+    pub fn has_file_keys(&self) -> bool {
+        self.values.iter().any(|value| matches!(value.origin, ValueOrigin::File { .. }))
+    }
+
     fn finding(&self, key: &str, message: String, hint: Option<&str>) -> Finding {
         let value = self.values.iter().find(|value| value.path == key);
         let origin = value.map_or(ValueOrigin::Default, |value| value.origin.clone());

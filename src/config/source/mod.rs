@@ -40,7 +40,12 @@ mod warnings;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use std::{collections::BTreeSet, io::ErrorKind, net::SocketAddr, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    io::ErrorKind,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 pub use self::{
     child_environment::MEANT_FOR_US,
@@ -74,8 +79,8 @@ pub struct Input {
     pub config_flag: Option<PathBuf>,
     /// Read when neither `--config` nor its variable names a file, and only if present.
     pub default_file: PathBuf,
-    /// The daemon runs by that file: it may not be gone.
-    pub needs_default_file: bool,
+    /// The daemon runs by keys of the settings file: one that is gone, or has none, must not lift its rules.
+    pub needs_file_keys: bool,
     /// Flags: the path of a key, such as `log`, and its value.
     pub flags: Vec<(String, String)>,
     /// The environment, as it was at start.
@@ -89,7 +94,7 @@ impl Input {
     #[must_use]
     pub fn of_process(config_flag: Option<PathBuf>) -> Self {
         let (default_file, environment) = (PathBuf::from(DEFAULT_FILE), Environment::of_process());
-        Self { config_flag, default_file, needs_default_file: false, flags: Vec::new(), environment, defaults: &[] }
+        Self { config_flag, default_file, needs_file_keys: false, flags: Vec::new(), environment, defaults: &[] }
     }
 
     /// Files that a later [`load`] reads again, or trust that is loaded after it, besides those that the settings name.
@@ -214,7 +219,7 @@ pub fn daemon_address(input: &Input) -> DaemonAddress {
 fn read_layers(input: &Input) -> Layers {
     let mut layers = Layers { leaves: variables::credentials(&input.environment, CREDENTIALS_DIRECTORY), ..Layers::default() };
     match read_file(input) {
-        Ok(Some((path, text))) => file::read(&path, &text, &mut layers),
+        Ok(Some((path, text))) => file::read(&path, &text, input.needs_file_keys, &mut layers),
         Ok(None) => {}
         Err(fault) => {
             layers.file = Some(input.settings_file().0).filter(|path| !path.as_os_str().is_empty());
@@ -241,15 +246,20 @@ fn read_file(input: &Input) -> Result<Option<(PathBuf, String)>, Fault> {
             if matches!(origin, ValueOrigin::Flag(_)) { "leave it out or name a file" } else { "unset it or give it a value" };
         return Err(Fault::new(origin, "", Diagnostic::new("is empty").hint(hint)));
     }
-    let is_optional = origin == ValueOrigin::Default && !input.needs_default_file;
+    let is_optional = origin == ValueOrigin::Default && !input.needs_file_keys;
     let wrong = match files::read(&path).map(String::from_utf8) {
+        // A pipe gives its text once: what it gives now is not the settings.
+        _ if input.needs_file_keys && is_pipe_or_device(&path) => {
+            let wrong = format!("{} is a pipe or a device, which gives its text once", path.display());
+            Diagnostic::new(wrong).hint("restart the daemon with the new settings, or with a regular file, which a reload can read")
+        }
         Ok(Ok(text)) => return Ok(Some((path, text))),
         // Rules that stand behind a broken link must not be lifted.
         Err(error) if error.kind() == ErrorKind::NotFound && is_optional && !files::has_broken_link(&path) => return Ok(None),
         Ok(Err(_)) => Diagnostic::new(format!("{} is not UTF-8", path.display())),
         Err(error) => {
             let hint = match error.kind() {
-                ErrorKind::NotFound if input.needs_default_file => "put it back; to run without it, restart",
+                ErrorKind::NotFound if input.needs_file_keys => "put it back; to run without it, restart",
                 _ => "correct the path, or give this user the right to read the file",
             };
             Diagnostic::new(format!("cannot read {}: {}", path.display(), files::why(&path, &error)))
@@ -257,6 +267,13 @@ fn read_file(input: &Input) -> Result<Option<(PathBuf, String)>, Fault> {
         }
     };
     Err(Fault::new(if origin.is_written() { origin } else { ValueOrigin::File { path, line: 0 } }, "", wrong))
+}
+
+/// Whether the path leads to what is no regular file. A directory is told by whoever reads it.
+fn is_pipe_or_device(path: &Path) -> bool {
+    let path = path.to_owned();
+    let found = files::within(files::LIMIT, move || path.metadata());
+    found.is_ok_and(|found| !found.is_file() && !found.is_dir())
 }
 
 /// The file's names, then those of variables. Where neither has one, `default`, which flags mean too.

@@ -14,10 +14,28 @@ fn the_default_file_is_read_when_present_and_not_missed() {
 }
 
 #[test]
+fn an_empty_file_is_a_warning_and_a_fault_where_keys_of_it_were_in_force() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.toml");
+    let read = |needs_file_keys| load(Input { config_flag: Some(path.clone()), needs_file_keys, ..input(&VARIABLES) });
+    for text in ["", "# log = \"debug\"\n"] {
+        fs::write(&path, text).unwrap();
+        let start = read(false);
+        assert!(!start.has_file_keys() && start.config.is_some());
+        assert!(start.warnings.iter().any(|warning| warning.to_string().contains("config.toml: is empty, and sets nothing")));
+        let hint = "put its settings back and reload; to run without them, restart the daemon";
+        let wrong = format!("config.toml: is empty, and would lift every rule that it had\n  hint: {hint}");
+        assert_faults(&read(true), &[&wrong]);
+    }
+    fs::write(&path, "log = \"debug\"").unwrap();
+    assert!(read(true).has_file_keys());
+}
+
+#[test]
 fn a_default_file_that_is_behind_a_broken_link_or_was_in_force_is_missed() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.toml");
-    let gone = load(Input { default_file: path.clone(), needs_default_file: true, ..input(&VARIABLES) });
+    let gone = load(Input { default_file: path.clone(), needs_file_keys: true, ..input(&VARIABLES) });
     assert_faults(
         &gone,
         &["config.toml: cannot read config.toml: there is no such file\n  hint: put it back; to run without it, restart"],

@@ -56,7 +56,7 @@ fn input(variables: &[(&str, &str)]) -> Input {
         defaults: &[],
         config_flag: None,
         default_file: PathBuf::from("/nonexistent/config.toml"),
-        needs_default_file: false,
+        needs_file_keys: false,
         flags: Vec::new(),
         environment: variables.iter().copied().collect(),
     }

@@ -320,7 +320,7 @@ fn a_variable_that_takes_no_file_is_told_so() {
         ("PASSWORD_FILE", "CAREPORTALS_PASSWORD_FILE"),
     ] {
         let variable = format!("CAREPORTALS_{name}_FILE");
-        let loaded = load_both("", &[&VARIABLES[..], &[(variable.as_str(), "canary")]].concat());
+        let loaded = load_variables(&[&VARIABLES[..], &[(variable.as_str(), "canary")]].concat());
         let expected = format!("{variable}: no such variable; ignored\n  hint: `{meant}` takes no `_FILE`: set it itself");
         assert_eq!(warnings(&loaded), [expected]);
     }

@@ -140,8 +140,8 @@ impl Log {
     /// Parses a filter in tracing's syntax. `None` when `text` is something else.
     #[must_use]
     pub fn parse_filter(text: &str) -> Option<Targets> {
-        // tracing takes an empty part for `error`, and a bracket that stays open for a part of a target.
-        let parts: Vec<&str> = text.split(',').filter(|part| !part.is_empty()).collect();
+        // tracing takes an empty part for `error`, and a blank or a bracket that stays open for a part of a target.
+        let parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
         let is_balanced = text.matches('[').count() == text.matches(']').count();
         if is_balanced { parts.join(",").parse().ok() } else { None }
     }

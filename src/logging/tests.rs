@@ -205,6 +205,9 @@ fn the_filter_is_for_our_own_events() {
     assert_eq!(messages("off"), "");
     assert_eq!(messages("warn,careportals_sidecar::account=debug"), "125");
     assert_eq!(messages("careportals_simulator=debug"), "3");
+    // Blanks mean nothing, wherever they stand between parts.
+    assert_eq!(messages(" info"), "25");
+    assert_eq!(messages("careportals_sidecar::account=debug , warn ,"), "125");
 }
 
 #[test]

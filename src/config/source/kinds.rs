@@ -376,7 +376,11 @@ fn mode(text: &str) -> Result<u32, Diagnostic> {
 fn filter(text: &str) -> Result<String, Diagnostic> {
     // tracing takes a word that is no level for a target, and then logs nothing else: the filter must say something of our own
     // targets, and mean a target by each such word.
-    let is_ours = |part: &str| part.parse::<LevelFilter>().is_ok() || part.starts_with("careportals_sidecar");
+    let is_own_target = |part: &str| {
+        let rest = part.strip_prefix("careportals_sidecar").filter(|_| !part.contains(char::is_whitespace));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['=', '[']) || rest.starts_with("::"))
+    };
+    let is_ours = |part: &str| part.parse::<LevelFilter>().is_ok() || is_own_target(part);
     let parts: Vec<&str> = text.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
     let is_meant = parts.iter().any(|part| is_ours(part)) && parts.iter().all(|part| is_ours(part) || part.contains('='));
     let hint = "write `error`, `warn`, `info`, `debug`, `trace` or `info,careportals_sidecar::account=debug`";

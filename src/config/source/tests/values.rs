@@ -85,7 +85,9 @@ fn words_of_a_choice() {
     assert_eq!(sound(global_with("hardening = \"off\"")).restart_only.hardening, Hardening::Off);
     assert_faults(&api_with("cookies = \"keep\""), &["config.toml:6: apis.default.cookies: `keep` is none of `strip`, `pass`"]);
     assert_faults(&global_with("log_format = 1"), &["config.toml:1: log_format: expected `auto`, `text`, `json` in quotes"]);
-    for filter in ["[[", "verbose", "warning", "hyper=debug", "careportals-sidecar=debug", "debug,verbose", ","] {
+    let of_nobody = ["careportals_sidecarx=debug", "careportals_sidecar::account debug", "careportals_sidecar debug"];
+    let wrong = ["[[", "verbose", "warning", "hyper=debug", "careportals-sidecar=debug", "debug,verbose", ","];
+    for filter in wrong.into_iter().chain(of_nobody) {
         let fault = format!("config.toml:1: log: `{filter}` is not a filter\n  hint: write `error`, `warn`, `info`");
         assert_faults(&global_with(&format!("log = \"{filter}\"")), &[&fault]);
     }

@@ -10,5 +10,5 @@ mod permissions;
 
 pub use difference::difference;
 pub use explain::{ExplainError, explain};
-pub use online::{OnlineError, online};
+pub use online::online;
 pub use permissions::open_files;

@@ -5,6 +5,7 @@
 //! prints no secret, unless a failed command wrote one to its standard error: that is printed, without control characters.
 
 use std::{
+    fmt,
     io::{self, Write},
     sync::Arc,
     time::{Duration, SystemTime},
@@ -25,55 +26,33 @@ use crate::{
 /// Clocks that differ by more fail the check, because tokens then seem to live longer or shorter than they do.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(30);
 
-/// Why the checks did not come to their end.
-#[derive(Debug)]
-pub enum OnlineError {
-    /// A daemon could not start here either.
-    Start(StartError),
-    /// The outcomes can't be written.
-    Output(io::Error),
-}
-
-impl From<StartError> for OnlineError {
-    fn from(error: StartError) -> Self {
-        Self::Start(error)
-    }
-}
-
-impl From<io::Error> for OnlineError {
-    fn from(error: io::Error) -> Self {
-        Self::Output(error)
-    }
-}
-
-/// Makes every check and prints its outcome to `out`. Returns whether all passed. It blocks for as long as the settings'
-/// time-outs allow.
+/// Makes every check and prints its outcome to `out`. Returns whether all passed, and whether `out` could be written to: the
+/// checks go on where nobody reads. It blocks for as long as the settings' time-outs allow.
 ///
 /// # Errors
 ///
-/// A host can't have a certificate, `out` can't be written to, or the system refused what a runtime needs. A check that
-/// failed is no error.
-pub fn online(config: &Arc<Config>, tls: &ClientTls, out: &mut dyn Write) -> Result<bool, OnlineError> {
+/// A host can't have a certificate, or the system refused what a runtime needs. A check that failed is no error.
+pub fn online(config: &Arc<Config>, tls: &ClientTls, out: &mut dyn Write) -> Result<(bool, io::Result<()>), StartError> {
     let runtime = Runtime::new().map_err(StartError::System)?;
-    let mut report = Report { out, all_passed: true };
+    let mut report = Report { out, all_passed: true, printed: Ok(()) };
     runtime.block_on(async {
         for api in &config.apis {
             let connector = connector(&api.upstream.origin, tls, &config.egress, api.connections.connect_timeout)?;
             let subject = format!("api {}: {}", api.name, api.upstream.origin);
             let outcome = check_connection(&connector, api.connections.http2).await;
-            report.line(&subject, outcome.as_deref().map_err(String::as_str))?;
+            report.line(&subject, outcome.as_deref().map_err(String::as_str));
             if let Some(source) = api.require_header.as_ref().and_then(|required| required.value.as_ref()) {
                 let outcome = proxy::try_source(source).await;
                 let shown = outcome.as_ref().map(|()| "there is one").map_err(|fault| format!("{fault}; {}", fault.advice()));
                 let subject = format!("api {}: require_header.value", api.name);
-                report.line(&subject, shown.as_ref().copied().map_err(String::as_str))?;
-                report.stderr_of(outcome.err().as_ref())?;
+                report.line(&subject, shown.as_ref().copied().map_err(String::as_str));
+                report.stderr_of(outcome.err().as_ref());
             }
         }
         for (index, account) in config.accounts.iter().enumerate() {
             check_account(config, AccountId(index), account, tls, &mut report).await?;
         }
-        Ok(report.all_passed)
+        Ok((report.all_passed, report.printed))
     })
 }
 
@@ -83,13 +62,14 @@ async fn check_account(
     account: &Account,
     tls: &ClientTls,
     report: &mut Report<'_>,
-) -> Result<(), OnlineError> {
+) -> Result<(), StartError> {
     let Some(login) = &account.login else {
         let outcome = try_organization(Arc::clone(config), id).await;
         let failed = |error: &LoginError| format!("{error}; {}", error.advice());
         let shown = outcome.as_ref().map(|()| "does not log in; its organization is there").map_err(failed);
-        report.line(&format!("account {}", account.name), shown.as_ref().copied().map_err(String::as_str))?;
-        return Ok(report.stderr_of(outcome.err().as_ref().and_then(LoginError::source_fault))?);
+        report.line(&format!("account {}", account.name), shown.as_ref().copied().map_err(String::as_str));
+        report.stderr_of(outcome.err().as_ref().and_then(LoginError::source_fault));
+        return Ok(());
     };
     let connectors = login_connectors(login, tls, &config.egress)?;
     let route = connectors.login.proxy().map_or_else(String::new, |proxy| format!(" through the egress proxy {proxy}"));
@@ -97,13 +77,13 @@ async fn check_account(
     let begun = clock::instant();
     match try_log_in(Arc::clone(config), id, connectors, Arc::new(SystemClock)).await {
         Err(error) => {
-            report.line(&subject, Err(&format!("{error}; {} (after {})", error.advice(), took(begun.elapsed()))))?;
-            report.stderr_of(error.source_fault())?;
+            report.line(&subject, Err(&format!("{error}; {} (after {})", error.advice(), took(begun.elapsed()))));
+            report.stderr_of(error.source_fault());
         }
         Ok(tried) => {
-            report.line(&subject, Ok(&format!("token for {}, in {}", in_words(tried.life), took(begun.elapsed()))))?;
+            report.line(&subject, Ok(&format!("token for {}, in {}", in_words(tried.life), took(begun.elapsed()))));
             let clocks = compare_clocks(tried.server_date, tried.received);
-            report.line(&format!("account {}: clocks", account.name), clocks.as_deref().map_err(String::as_str))?;
+            report.line(&format!("account {}: clocks", account.name), clocks.as_deref().map_err(String::as_str));
         }
     }
     Ok(())
@@ -170,26 +150,33 @@ fn in_words(duration: Duration) -> String {
     }
 }
 
-/// Prints the outcomes and remembers whether all were good.
+/// Prints the outcomes and remembers whether all were good, and why they can't be printed.
 struct Report<'a> {
     out: &'a mut dyn Write,
     all_passed: bool,
+    printed: io::Result<()>,
 }
 
 impl Report<'_> {
-    fn line(&mut self, subject: &str, outcome: Result<&str, &str>) -> io::Result<()> {
+    fn line(&mut self, subject: &str, outcome: Result<&str, &str>) {
         self.all_passed &= outcome.is_ok();
-        match outcome {
-            Ok(good) => writeln!(self.out, "ok: {subject}: {good}"),
-            Err(bad) => writeln!(self.out, "failed: {subject}: {bad}"),
-        }
+        let (word, said) = match outcome {
+            Ok(good) => ("ok", good),
+            Err(bad) => ("failed", bad),
+        };
+        self.print(format_args!("{word}: {subject}: {said}"));
     }
 
     /// Prints what a command wrote to its standard error, if that is why the check failed.
-    fn stderr_of(&mut self, fault: Option<&SourceFault>) -> io::Result<()> {
-        match fault.and_then(SourceFault::stderr) {
-            Some(stderr) => writeln!(self.out, "  the command's standard error: {stderr}"),
-            None => Ok(()),
+    fn stderr_of(&mut self, fault: Option<&SourceFault>) {
+        if let Some(stderr) = fault.and_then(SourceFault::stderr) {
+            self.print(format_args!("  the command's standard error: {stderr}"));
+        }
+    }
+
+    fn print(&mut self, line: fmt::Arguments<'_>) {
+        if self.printed.is_ok() {
+            self.printed = writeln!(self.out, "{line}");
         }
     }
 }
@@ -239,11 +226,12 @@ mod tests {
     fn a_failed_check_fails_all_and_a_commands_standard_error_stands_below_it() {
         let told = |fault: Option<&SourceFault>, outcomes: &[Result<&str, &str>]| {
             let mut out = Vec::new();
-            let mut report = Report { out: &mut out, all_passed: true };
+            let mut report = Report { out: &mut out, all_passed: true, printed: Ok(()) };
             for outcome in outcomes {
-                report.line("a", *outcome).unwrap();
+                report.line("a", *outcome);
             }
-            report.stderr_of(fault).unwrap();
+            report.stderr_of(fault);
+            assert!(report.printed.is_ok());
             (report.all_passed, String::from_utf8(out).unwrap())
         };
         assert_eq!(told(None, &[Ok("b"), Ok("c")]), (true, "ok: a: b\nok: a: c\n".to_owned()));

@@ -25,7 +25,7 @@ use self::arguments::{Cli, ClientFlags, Subcommands};
 pub use self::reference::{ManualPart, completions, manual_parts};
 use crate::{
     app::{self, App, StartError},
-    check::{self, OnlineError},
+    check,
     clock::SystemClock,
     config::{
         Config,
@@ -254,29 +254,25 @@ fn check_settings(mut loaded: Loaded, online: bool, strict: bool) -> ExitCode {
     let Some(config) = loaded.config.filter(|_| online && could_write) else {
         return if loaded.faults.is_empty() { shown } else { ExitCode::from(EX_CONFIG) };
     };
-    let tried = app::rehearse(&config)
-        .map_err(OnlineError::Start)
-        .and_then(|tls| check::online(&Arc::new(config), &tls, &mut io::stdout()));
+    let tried = app::rehearse(&config).and_then(|tls| check::online(&Arc::new(config), &tls, &mut io::stdout()));
     match tried {
-        Ok(true) => shown,
-        Ok(false) => ExitCode::FAILURE,
-        Err(OnlineError::Output(error)) => written(Err(error), shown),
-        Err(OnlineError::Start(error)) => fail(&error, if error.is_configuration() { EX_CONFIG } else { 1 }),
+        Ok((all_passed, printed)) => written(printed, if all_passed { shown } else { ExitCode::FAILURE }),
+        Err(error) => fail(&error, if error.is_configuration() { EX_CONFIG } else { 1 }),
     }
 }
 
 /// Runs `check --explain`: prints what would become of a request; exit code 1 when it would be refused.
 fn explain(loaded: &Loaded, request: &str, api: Option<&str>) -> ExitCode {
     let Some(config) = &loaded.config else { return refuse(loaded) };
-    let mut outcome = Ok(true);
-    let shown = print(|out| {
-        outcome = check::explain(config, loaded, request, api, out)?;
-        Ok(())
-    });
-    match outcome {
-        Ok(true) => shown,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => fail(&error, 2),
+    // The outcome stands before it is printed: a reader that closes the pipe does not change it.
+    let mut text = Vec::new();
+    match check::explain(config, loaded, request, api, &mut text) {
+        Ok(Ok(passes)) => {
+            let shown = print(|out| out.write_all(&text));
+            if passes { shown } else { ExitCode::FAILURE }
+        }
+        Ok(Err(error)) => fail(&error, 2),
+        Err(error) => written(Err(error), ExitCode::FAILURE),
     }
 }
 

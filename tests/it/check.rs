@@ -72,6 +72,24 @@ fn strict_turns_warnings_into_exit_1() {
 }
 
 #[test]
+fn a_reader_that_has_gone_does_not_turn_a_failure_into_a_success() {
+    let setup = settings("deny = [\"GET /a\"]\n");
+    let code = |arguments: &[&str]| {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = setup.command("check");
+        let output = command.args(arguments).stdout(writer).stderr(std::process::Stdio::piped()).output().unwrap();
+        assert!(output.stderr.is_empty(), "{output:?}");
+        output.status.code()
+    };
+    assert_eq!(code(&["--explain", "GET /a"]), Some(1));
+    assert_eq!(code(&["--explain", "GET /b"]), Some(0));
+    // Nobody listens there.
+    assert_eq!(code(&["--online", "--upstream", "https://127.0.0.1:1"]), Some(1));
+    assert_eq!(code(&[]), Some(0));
+}
+
+#[test]
 fn a_base_path_under_which_rules_would_make_each_request_a_400_is_a_fault() {
     let output = check("upstream = \"https://api.example/a;b\"\nallow = [\"* /**\"]\n");
     assert_eq!(output.code, Some(78), "{output:?}");

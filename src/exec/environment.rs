@@ -84,16 +84,15 @@ pub(super) fn set_environment(command: &mut Command, environment: &Environment, 
     let is_secret = |name: &str| secret.iter().any(|known| known == name);
     let inherits = |name: &str| environment.get(name).is_some_and(|value| !value.is_empty()) && !is_secret(name);
     if HTTP_PROXY_VARIABLES.iter().any(|name| inherits(name)) {
-        exempt_loopback_from_proxies(command, environment);
+        exempt_loopback_from_proxies(command, |name| environment.get(name).filter(|_| inherits(name)));
     }
 }
 
 /// Adds loopback to `NO_PROXY`; otherwise the program would send its requests for the sidecar to its proxy. Programs differ
-/// in which spelling they read, so both are set.
-fn exempt_loopback_from_proxies(command: &mut Command, environment: &Environment) {
-    let inherited = |name: &str| environment.get(name).filter(|value| !value.is_empty()).map(OsStr::to_owned);
+/// in which spelling they read, so both are set. `inherited`: the value of a variable that the program would inherit.
+fn exempt_loopback_from_proxies<'a>(command: &mut Command, inherited: impl Fn(&str) -> Option<&'a OsStr>) {
     for (name, other) in [("NO_PROXY", "no_proxy"), ("no_proxy", "NO_PROXY")] {
-        let mut value = inherited(name).or_else(|| inherited(other)).unwrap_or_default();
+        let mut value = inherited(name).or_else(|| inherited(other)).unwrap_or_default().to_owned();
         if value == "*" {
             // `*` exempts every host, but only when it stands alone.
             command.env(name, value);
@@ -167,6 +166,10 @@ mod tests {
                 ["CAREPORTALS_BASE_URL".to_owned(), format!("NO_PROXY={upper}{LOOPBACK}"), format!("no_proxy={lower}{LOOPBACK}")];
             assert_eq!(changes(&variables, &[], &[]), expected);
         }
+        // A proxy's URL in the wrong variable is not passed on.
+        let swapped = changes(&[("HTTP_PROXY", "p"), ("NO_PROXY", "http://u:p@p")], &["NO_PROXY"], &[]);
+        let expected = [format!("NO_PROXY={LOOPBACK}"), format!("no_proxy={LOOPBACK}")];
+        assert_eq!(swapped[1..], expected);
         let everything = changes(&[("ALL_PROXY", "p"), ("no_proxy", "*")], &[], &[]);
         assert_eq!(everything, ["CAREPORTALS_BASE_URL", "NO_PROXY=*", "no_proxy=*"]);
     }

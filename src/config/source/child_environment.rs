@@ -22,7 +22,8 @@ use super::{
 pub const MEANT_FOR_US: [&str; 6] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES"];
 
-const PROXIES: [&str; 3] = ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY"];
+/// A proxy's URL in `NO_PROXY` was written in the wrong one.
+const PROXIES: [&str; 4] = ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "NO_PROXY"];
 /// A shorter text may be in a variable by chance, such as a shell's level.
 const SECRET_MIN: usize = 8;
 
@@ -120,6 +121,7 @@ mod tests {
             ("HTTPS_PROXY", "http://user:pass@proxy:3128"),
             ("https_proxy", "user:pa/ss@proxy:3128"),
             ("ALL_PROXY", "socks5://user@proxy"),
+            ("no_proxy", "http://user:pass@proxy:3128"),
         ] {
             assert_eq!(secret(&[(name, value)], ""), [name]);
         }
@@ -135,6 +137,7 @@ mod tests {
             ("CAREPORTALS_BASE_URL", "http://127.0.0.1:1"),
             ("CAREPORTALS_OF_THE_APP", "x"),
             ("HTTPS_PROXY", "http://proxy:3128"),
+            ("NO_PROXY", "localhost,.example"),
             ("PATH", "/bin"),
             ("SOMETHING", "user@host"),
         ] {

@@ -1,6 +1,6 @@
 //! Reads `HTTPS_PROXY` and `NO_PROXY`.
 //!
-//! Pure. The proxy's credentials are never shown, and neither is a URL that can't be read.
+//! Pure. The proxy's credentials are never shown, whichever variable holds them, and neither is a URL that can't be read.
 
 use super::{
     environment::Environment,
@@ -18,15 +18,14 @@ use crate::{
 pub(super) fn read(environment: &Environment, findings: &mut Findings) -> Egress {
     let mut exceptions = Vec::new();
     if let Some((name, list)) = first(environment, findings, ["no_proxy", "NO_PROXY"]) {
-        show(name, list, findings);
-        for entry in list.split(|letter: char| letter == ',' || letter.is_whitespace()).filter(|entry| !entry.is_empty()) {
-            if let Some(exception) = Exception::parse(entry) {
-                exceptions.push(exception);
-            } else {
-                // Not a fault: other programs on the machine may know more forms.
-                let wrong = Diagnostic::new(format!("{} is no name, address or network, and excepts nothing", shown(entry)));
-                findings.warnings.push(Warning::of_variable(name, "", wrong));
-            }
+        exceptions.extend(entries(list).filter_map(Exception::parse));
+        // It may be the proxy's URL, written where the exceptions belong. Its password may hold a comma.
+        let list = list.rsplit_once('@').map_or_else(|| list.to_owned(), |(_, rest)| format!("{REDACTED}@{rest}"));
+        show(name, &list, findings);
+        for entry in entries(&list).filter(|entry| Exception::parse(entry).is_none()) {
+            // Not a fault: other programs on the machine may know more forms.
+            let wrong = Diagnostic::new(format!("{} is no name, address or network, and excepts nothing", shown(entry)));
+            findings.warnings.push(Warning::of_variable(name, "", wrong));
         }
     }
     let proxy = first(environment, findings, ["https_proxy", "HTTPS_PROXY"]).and_then(|(name, url)| {
@@ -35,6 +34,10 @@ pub(super) fn read(environment: &Environment, findings: &mut Findings) -> Egress
         proxy.map_err(|wrong| findings.faults.push(Fault::of_variable(name, "", wrong))).ok()
     });
     Egress::new(proxy, exceptions)
+}
+
+fn entries(list: &str) -> impl Iterator<Item = &str> {
+    list.split(|letter: char| letter == ',' || letter.is_whitespace()).filter(|entry| !entry.is_empty())
 }
 
 fn show(name: &str, text: &str, findings: &mut Findings) {

@@ -211,3 +211,12 @@ fn the_schema_knows_every_key_and_its_default() {
     }
     assert_eq!(schema["additionalProperties"], false);
 }
+
+#[test]
+fn a_proxys_password_in_no_proxy_is_shown_nowhere() {
+    for list in ["http://u:canary@p:3128", "localhost,http://u:can,canary@p:3128 http://u:canary@p:3128"] {
+        let loaded = load_variables(&with_account(&[("NO_PROXY", list)]));
+        let printed = effective(&loaded) + &checked(&loaded);
+        assert!(printed.contains("[redacted]@p:3128") && !printed.contains("canary") && !printed.contains("u:can"), "{printed}");
+    }
+}

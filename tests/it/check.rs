@@ -61,6 +61,12 @@ fn a_rule_that_can_never_match_is_a_warning_that_names_it() {
 }
 
 #[test]
+fn an_empty_list_of_what_passes_is_a_warning() {
+    warns(&check("allow = []\n"), &["config.toml:6: apis.default.allow: is empty: every request is refused"]);
+    warns(&check("allow = []\nobserve = true\n"), &["NOT ENFORCED"]);
+}
+
+#[test]
 fn strict_turns_warnings_into_exit_1() {
     let sound = settings("deny = [\"* /a\"]\n");
     assert_eq!(sound.output_of(&["check", "--strict"]).code, Some(0));
@@ -110,6 +116,7 @@ fn protections_that_are_off_are_warnings() {
     };
     warns(&open("quitquitquit", "true", "0.0.0.0:0"), &["QUITQUITQUIT: is on, and `CAREPORTALS_TELEMETRY_LISTEN` is reachable"]);
     warns(&open("quitquitquit", "true", "127.0.0.1:0"), &[]);
+    warns(&open("quitquitquit", "true", "off"), &["QUITQUITQUIT: has no effect, since `CAREPORTALS_TELEMETRY_LISTEN` is off"]);
     warns(&open("hardening", "off", "[::]:0"), &["HARDENING: is off, and the daemon is reachable"]);
     warns(&open("hardening", "off", "off"), &[]);
     let beyond = "listen = [\"0.0.0.0:1\"]\nallow_non_loopback = true\nallowed_hosts = [\"sidecar\"]\n";

@@ -17,7 +17,9 @@ const CONNECTION_HEADERS: &str = "host connection content-length expect http2-se
 /// Names that `headers` may not set, besides those of the connection.
 pub(super) const REQUEST_HEADERS: &[&str] = &["authorization", ORGANIZATION_HEADER, "cookie", "x-request-id"];
 /// Names that `require_header` may not have, besides those of the connection: its value is secret, and a request's id is logged.
-pub(super) const REQUIRED_HEADERS: &[&str] = &["x-request-id"];
+const REQUIRED_HEADERS: &[&str] = &["x-request-id"];
+/// How fields begin that `require_header` may not name, either: it is not forwarded, and without them a request means something else.
+const NEEDED_FIELDS: [&str; 8] = ["accept", "content-", "if-", "range", "origin", "idempotency-key", "traceparent", "tracestate"];
 /// Names that `login_headers` may not set, besides those of the connection.
 pub(super) const LOGIN_HEADERS: &[&str] = &[ORGANIZATION_HEADER, "content-type", "cookie"];
 
@@ -50,6 +52,15 @@ pub(super) fn header_name(text: &str, reserved: &[&str]) -> Result<HeaderName, D
     let is_owned =
         CONNECTION_HEADERS.split(' ').chain(reserved.iter().copied()).any(|owned| folded(owned) == folded(name.as_str()));
     ensure!(!is_owned, format!("`{name}` is the sidecar's own to set"));
+    Ok(name)
+}
+
+/// Reads the name of the header that clients must send.
+pub(super) fn required_header_name(text: &str) -> Result<HeaderName, Diagnostic> {
+    let name = header_name(text, REQUIRED_HEADERS)?;
+    let is_needed = NEEDED_FIELDS.iter().any(|beginning| folded(name.as_str()).starts_with(beginning));
+    let wrong = format!("`{name}` has a meaning of its own, which is lost: the required header is not forwarded");
+    ensure!(!is_needed, wrong, hint = "choose a name that nothing else has, such as x-careportals-sidecar");
     Ok(name)
 }
 

@@ -12,7 +12,7 @@ use tracing::level_filters::LevelFilter;
 use super::{
     environment::Environment,
     faults::{Diagnostic, all, ensure, shown},
-    headers::{LOGIN_HEADERS, REQUEST_HEADERS, REQUIRED_HEADERS, header_name, headers, not_a_header},
+    headers::{LOGIN_HEADERS, REQUEST_HEADERS, headers, not_a_header, required_header_name},
     measures::{duration, show_duration, show_size, size},
     setting::Kind,
     toml::{Form, mismatch, number, scalars, text},
@@ -106,7 +106,7 @@ kinds! {
     LoginHeaders => Vec<(HeaderName, HeaderValue)>, "table of texts", SecretTable, text_table(),
         |value, _| headers(value, LOGIN_HEADERS);
     /// The name of a header that a client sends.
-    RequiredHeaderName => HeaderName, "header's name", Text, some_text(), |value, _| header_name(text(value)?, REQUIRED_HEADERS);
+    RequiredHeaderName => HeaderName, "header's name", Text, some_text(), |value, _| required_header_name(text(value)?);
     /// Anything that JSON can hold, by name.
     Json => Map<String, Value>, "table", SecretTable, json!({ "type": "object" }), |value, _| {
         let Value::Object(table) = value else { return Err(mismatch("a table", value)) };
@@ -366,7 +366,9 @@ fn path_word(word: &str) -> Result<String, Diagnostic> {
 }
 
 fn mode(text: &str) -> Result<u32, Diagnostic> {
-    let mode = u32::from_str_radix(text.strip_prefix("0o").unwrap_or(text), 8).ok().filter(|mode| *mode <= 0o777);
+    let digits = text.strip_prefix("0o").unwrap_or(text);
+    let is_plain = matches!(digits.len(), 3 | 4) && digits.bytes().all(|byte| byte.is_ascii_digit());
+    let mode = u32::from_str_radix(digits, 8).ok().filter(|mode| is_plain && *mode <= 0o777);
     let mode = mode.ok_or_else(|| Diagnostic::new("a mode is three octal digits").hint("write \"0660\""))?;
     // Without read and write for the owner, the daemon itself could not reach the socket.
     ensure!(mode & 0o600 == 0o600, "the owner must be able to read and write");

@@ -18,10 +18,21 @@ pub(super) fn find(top: &TopLevel, apis: &[ApiEntry], login_paths: &LoginPaths, 
         let wrong = "the rules are judged and counted, and NOT ENFORCED: whatever `allow` and `deny` say, requests pass";
         findings.warn(&api.observe, (api.observe.get() == Some(true)).then(|| Diagnostic::new(wrong)));
         rules(api, login_paths, findings);
+        findings.warn(&api.allow, nothing_passes(api));
         findings.warn(&api.allowed_hosts, any_host(api));
         findings.warn(&api.socket_mode, open_socket(api));
     }
+    if top.quitquitquit.get() == Some(true) && top.telemetry_listen.get() == Some(None) {
+        let wrong = Diagnostic::new("has no effect, since `telemetry_listen` is off");
+        findings.warn(&top.quitquitquit, wrong.hint("give `telemetry_listen` a loopback address"));
+    }
     beyond_loopback(top, apis, findings);
+}
+
+fn nothing_passes(api: &ApiEntry) -> Option<Diagnostic> {
+    let is_meant = api.observe.get() == Some(true) || !api.allow.set()?.is_empty();
+    let wrong = "is empty: every request is refused";
+    (!is_meant).then(|| Diagnostic::new(wrong).hint("name what passes, or leave it out: then all but log-in paths passes"))
 }
 
 fn rules(api: &ApiEntry, login_paths: &LoginPaths, findings: &mut Findings) {

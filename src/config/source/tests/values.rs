@@ -70,7 +70,7 @@ fn modes_are_octal_however_they_are_written() {
     for (text, mode) in [("\"0660\"", 0o660), ("\"600\"", 0o600), ("0o666", 0o666), ("660", 0o660)] {
         assert_eq!(sound(api_with(&format!("socket_mode = {text}"))).apis[0].socket_mode, mode, "{text}");
     }
-    for text in ["\"0990\"", "\"07777\"", "\"0066\"", "-1", "\"rw\""] {
+    for text in ["\"0990\"", "\"07777\"", "\"0066\"", "-1", "\"rw\"", "\"+660\"", "\"00660\"", "\"0o00660\"", "\"66\""] {
         assert_faults(&api_with(&format!("socket_mode = {text}")), &["config.toml:6: apis.default.socket_mode: "]);
     }
 }
@@ -295,6 +295,14 @@ fn headers_may_not_name_what_the_sidecar_owns() {
         &api_with("require_header = { name = \"X-Request-Id\", value = \"canary-value\" }"),
         &["config.toml:6: apis.default.require_header.name: `x-request-id` is the sidecar's own to set"],
     );
+    for name in ["content-type", "Content_Length", "accept", "accept-encoding", "if-match", "origin", "host", "transfer-encoding"]
+    {
+        let loaded = api_with(&format!("require_header = {{ name = \"{name}\" }}"));
+        assert_faults(&loaded, &[&format!("config.toml:6: apis.default.require_header.name: `{}` ", name.to_lowercase())]);
+    }
+    for name in ["authorization", "x-content-type", "cookie"] {
+        sound(api_with(&format!("require_header = {{ name = \"{name}\" }}")));
+    }
     let config = sound(account_with("login_headers = { authorization = \"Basic canary\" }"));
     assert!(!format!("{config:?}").contains("canary"));
     assert_faults(

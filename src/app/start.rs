@@ -41,11 +41,16 @@ impl StartError {
     /// Whether changing the settings would help.
     #[must_use]
     pub fn is_configuration(&self) -> bool {
-        let listener = matches!(
-            self,
-            Self::Listener(ListenerError::Group(..) | ListenerError::OpenDirectory(..) | ListenerError::SameFile(..))
-        );
-        listener || matches!(self, Self::Tls(_) | Self::Host(_) | Self::Hardening(_))
+        let Self::Listener(listener) = self else {
+            return matches!(self, Self::Tls(_) | Self::Host(_) | Self::Hardening(_));
+        };
+        matches!(
+            listener,
+            ListenerError::Group(..)
+                | ListenerError::OpenDirectory(..)
+                | ListenerError::InTheWay(..)
+                | ListenerError::SameFile(..)
+        )
     }
 
     /// Adds this error of a setting to what was found wrong, and what else is of its kind.
@@ -64,7 +69,9 @@ impl StartError {
             Self::Listener(ListenerError::Group(api, group)) => {
                 (format!("apis.{api}.socket_group"), group.to_string(), Some(NoSuchGroup::HINT))
             }
-            Self::Listener(ListenerError::InTheWay(key, error)) => (key.clone(), error.message(), error.hint()),
+            Self::Listener(ListenerError::InTheWay(key, error)) => {
+                (key.clone(), error.message(), error.hint().or(Some("choose another path")))
+            }
             Self::Listener(ListenerError::SameFile(api, path, other)) => {
                 (format!("apis.{api}.listen"), same_file(path, other), None)
             }

@@ -152,7 +152,7 @@ fn daemon(input: Input, signals: io::Result<Option<DaemonSignals>>) -> ExitCode 
     let reader = Reader::of(&io::stdout(), &input.environment);
     let mut logging = match logging::start(&config.reloadable.log, io::stdout(), reader) {
         Ok(logging) => logging,
-        Err(error) => return fail(&error, EX_CONFIG),
+        Err(error) => return fail(&error, 1),
     };
     report_panics_by_place();
     let settings = loaded.file.as_deref().map(Path::display).map(tracing::field::display);
@@ -202,7 +202,7 @@ fn execute(mut loaded: Loaded, program: impl FnOnce(Vec<OsString>) -> Program) -
     let started = logging::start(&config.reloadable.log, io::stderr(), Reader::of(&io::stderr(), &environment));
     let logging = match started.and_then(|mut logging| logging.write().map(|()| logging)) {
         Ok(logging) => logging,
-        Err(error) => return fail(&error, EX_CONFIG),
+        Err(error) => return fail(&error, 1),
     };
     report_panics_by_place();
     for warning in &loaded.warnings {

@@ -134,9 +134,10 @@ impl fmt::Display for Finding {
         if !self.path.is_empty() && !matches!(self.origin, ValueOrigin::Variable(_) | ValueOrigin::Flag(_)) {
             write!(f, "{}: ", printable(&self.path))?;
         }
-        f.write_str(&printable(&self.wrong.message))?;
+        let unmarked = |text: &str| printable(&text.replace(VALUE_MARK, ""));
+        f.write_str(&unmarked(&self.wrong.message))?;
         if let Some(hint) = &self.wrong.hint {
-            write!(f, "\n  hint: {}", printable(hint))?;
+            write!(f, "\n  hint: {}", unmarked(hint))?;
         }
         Ok(())
     }
@@ -167,10 +168,10 @@ impl Diagnostic {
         self
     }
 
-    /// Adds "did you mean" when a known name is near.
+    /// Adds "did you mean" when a known value is near.
     pub(super) fn did_you_mean<'a>(self, written: &str, known: impl IntoIterator<Item = &'a str>) -> Self {
         match nearest(written, known.into_iter()) {
-            Some(name) => self.hint(format!("did you mean `{name}`?")),
+            Some(name) => self.hint(format!("did you mean {}?", shown(name))),
             None => self,
         }
     }
@@ -195,11 +196,17 @@ macro_rules! ensure {
 
 pub(super) use ensure;
 
-/// Quotes a value that is not secret, fit for a terminal and for one line.
+/// It stands before a value in backticks, and is not printed: other words there name keys, which a variable's fault spells anew.
+const VALUE_MARK: char = '\u{1}';
+
+/// Quotes a value that is not secret, or a name that the user chose, fit for a terminal and for one line. Of a URL it shows no
+/// credentials.
 pub(super) fn shown(text: &str) -> String {
+    let host = text.rsplit_once('@').filter(|(before, _)| before.contains("://")).map(|(_, host)| format!("[redacted]@{host}"));
+    let text = host.as_deref().unwrap_or(text);
     let kept: String = text.chars().take(SHOWN_MAX).collect();
     let end = if kept.len() < text.len() { "…" } else { "" };
-    format!("`{}{end}`", printable(&kept))
+    format!("`{VALUE_MARK}{}{end}`", printable(&kept))
 }
 
 /// Escapes control characters, which a terminal might obey.
@@ -270,15 +277,26 @@ mod tests {
         assert_eq!(fault.to_string(), "CAREPORTALS_LISTEN: bad");
     }
 
+    /// A value as a fault prints it.
+    fn said(value: &str) -> String {
+        Fault::new(ValueOrigin::Default, "", Diagnostic::new(shown(value))).to_string()
+    }
+
+    #[test]
+    fn of_a_url_only_the_host_is_repeated() {
+        assert_eq!(said("http://ann:s3/cr@et@proxy:1"), "`[redacted]@proxy:1`");
+        assert_eq!(said("GET /a@b"), "`GET /a@b`");
+    }
+
     #[test]
     fn what_a_terminal_might_obey_is_escaped() {
-        assert_eq!(shown("a\u{1b}[2Jb\n"), "`a\\u{1b}[2Jb\\n`");
+        assert_eq!(said("a\u{1b}[2Jb\n\u{1}"), "`a\\u{1b}[2Jb\\n\\u{1}`");
     }
 
     #[test]
     fn a_value_is_cut_where_it_is_longer_than_a_message_repeats() {
         for (length, cut) in [(59, ""), (60, ""), (61, "…"), (62, "…")] {
-            assert_eq!(shown(&"é".repeat(length)), format!("`{}{cut}`", "é".repeat(length.min(60))));
+            assert_eq!(said(&"é".repeat(length)), format!("`{}{cut}`", "é".repeat(length.min(60))));
         }
     }
 }

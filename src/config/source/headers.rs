@@ -29,7 +29,7 @@ pub(super) fn headers(value: &Value, reserved: &[&str]) -> Result<Vec<(HeaderNam
     let headers = all(table.iter().map(|(name, value)| header(name, value, reserved)))?;
     for (at, (name, _)) in headers.iter().enumerate() {
         let is_set = headers[..at].iter().any(|(known, _)| folded(known.as_str()) == folded(name.as_str()));
-        ensure!(!is_set, format!("`{name}` is set twice"));
+        ensure!(!is_set, format!("{} is set twice", shown(name.as_str())));
     }
     Ok(headers)
 }
@@ -37,7 +37,7 @@ pub(super) fn headers(value: &Value, reserved: &[&str]) -> Result<Vec<(HeaderNam
 fn header(name: &str, value: &Value, reserved: &[&str]) -> Result<(HeaderName, HeaderValue), Diagnostic> {
     let name = header_name(name, reserved)?;
     let value = text(value).and_then(|text| Secret::from(text).header_value().map_err(not_a_header));
-    Ok((name.clone(), value.map_err(|wrong| wrong.about(format!("`{name}`")))?))
+    Ok((name.clone(), value.map_err(|wrong| wrong.about(shown(name.as_str())))?))
 }
 
 /// A value that a header can't carry, for what is in the way.
@@ -51,7 +51,7 @@ pub(super) fn header_name(text: &str, reserved: &[&str]) -> Result<HeaderName, D
         .map_err(|_| Diagnostic::new(format!("{} is not a header's name", shown(text))))?;
     let is_owned =
         CONNECTION_HEADERS.split(' ').chain(reserved.iter().copied()).any(|owned| folded(owned) == folded(name.as_str()));
-    ensure!(!is_owned, format!("`{name}` is the sidecar's own to set"));
+    ensure!(!is_owned, format!("{} is the sidecar's own to set", shown(name.as_str())));
     Ok(name)
 }
 
@@ -59,7 +59,8 @@ pub(super) fn header_name(text: &str, reserved: &[&str]) -> Result<HeaderName, D
 pub(super) fn required_header_name(text: &str) -> Result<HeaderName, Diagnostic> {
     let name = header_name(text, REQUIRED_HEADERS)?;
     let is_needed = NEEDED_FIELDS.iter().any(|beginning| folded(name.as_str()).starts_with(beginning));
-    let wrong = format!("`{name}` has a meaning of its own, which is lost: the required header is not forwarded");
+    let wrong = "has a meaning of its own, which is lost: the required header is not forwarded";
+    let wrong = format!("{} {wrong}", shown(name.as_str()));
     ensure!(!is_needed, wrong, hint = "choose a name that nothing else has, such as x-careportals-sidecar");
     Ok(name)
 }

@@ -5,7 +5,7 @@
 use super::{
     account::AccountEntry,
     api::ApiEntry,
-    faults::{Diagnostic, ValueOrigin, ensure},
+    faults::{Diagnostic, ValueOrigin, ensure, shown},
     setting::{EffectiveValue, Findings, Setting},
     url::{self, Address},
 };
@@ -94,11 +94,11 @@ fn agreed(own: &[&ApiEntry]) -> Result<Choice, Diagnostic> {
         let (Some(preset), Some(upstream)) = (api.preset.get(), api.upstream.set()) else { return Ok(Choice::Unknown) };
         let address = url::address_or_off(preset.login)?;
         let is_known = !matches!(address, Address::Absolute(_)) || url::upstream(preset.upstream).as_ref() == Ok(upstream);
-        let wrong = || format!("needed, since API `{}` has the preset `{}` with another upstream", api.name, preset.name);
+        let wrong = || format!("needed, since API {} has the preset `{}` with another upstream", shown(&api.name), preset.name);
         ensure!(is_known, wrong(), hint = "set `login_url`");
         let choice = at(&address, Some(upstream));
         let (other, earlier) = agreed.get_or_insert((&api.name, choice.clone()));
-        let wrong = || format!("APIs `{other}` and `{}` of this account do not agree on a log-in", api.name);
+        let wrong = || format!("APIs {} and {} of this account do not agree on a log-in", shown(other), shown(&api.name));
         ensure!(*earlier == choice, wrong(), hint = "set `login_url`, or give each API its own account");
     }
     let wrong = || Diagnostic::new("no API uses this account, so nothing says where it logs in");

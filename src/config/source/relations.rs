@@ -129,7 +129,7 @@ fn sharing(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
             (Some(Some(_)) | None, Some(Some(_)) | None) => None,
             _ => Some("and each then needs a prefix of its own".to_owned()),
         };
-        let wrong = why.map(|why| Diagnostic::new(format!("shares {shared} with API `{}`, {why}", other.name)));
+        let wrong = why.map(|why| Diagnostic::new(format!("shares {shared} with API {}, {why}", shown(&other.name))));
         findings.fault(setting, wrong.map(|wrong| wrong.hint("give each API its own prefix, or its own address")));
         if matches!(shared, Listen::Unix(_)) {
             shared_file(api, other, findings);
@@ -137,13 +137,13 @@ fn sharing(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
     }
     let overlap = |own| other.addresses().find(|theirs| *theirs != own && collide(own, *theirs)).map(|theirs| (own, theirs));
     if let Some((own, theirs)) = api.addresses().find_map(overlap) {
-        findings.fault(setting, Diagnostic::new(format!("{own} overlaps {theirs} of API `{}`", other.name)));
+        findings.fault(setting, Diagnostic::new(format!("{own} overlaps {theirs} of API {}", shown(&other.name))));
     }
 }
 
 /// Reports different modes and groups of APIs that share a Unix socket, whose file has one of each.
 fn shared_file(api: &ApiEntry, other: &ApiEntry, findings: &mut Findings) {
-    let wrong = Diagnostic::new(format!("is not that of API `{}`, with which it shares a Unix socket", other.name));
+    let wrong = Diagnostic::new(format!("is not that of API {}, with which it shares a Unix socket", shown(&other.name)));
     let wrong = wrong.hint("give both the same");
     findings.fault(&api.socket_mode, differ(&api.socket_mode, &other.socket_mode).then(|| wrong.clone()));
     findings.fault(&api.socket_group, differ(&api.socket_group, &other.socket_group).then_some(wrong));
@@ -165,7 +165,7 @@ fn telemetry(top: &TopLevel, apis: &[ApiEntry], findings: &mut Findings) {
     let setting = &top.telemetry_listen;
     let Some(telemetry) = setting.get().flatten() else { return };
     if let Some(api) = apis.iter().find(|api| api.addresses().any(|own| collide(own, telemetry))) {
-        let wrong = Diagnostic::new(format!("the telemetry address {telemetry} is also where API `{}` listens", api.name));
+        let wrong = Diagnostic::new(format!("the telemetry address {telemetry} is also where API {} listens", shown(&api.name)));
         let wrong = wrong.hint("choose another port for one of the two");
         if setting.is_written() { findings.fault(setting, wrong) } else { findings.fault(&api.listen, wrong) }
     }

@@ -131,6 +131,18 @@ fn a_directory_of_credentials_need_not_hold_them_yet() {
 }
 
 #[test]
+fn a_users_value_stays_as_it_is_where_it_is_the_name_of_a_key() {
+    for (variable, value, fault) in [
+        ("CAREPORTALS_LOG_FORMAT", "log", "`log` is none of `auto`, `text`, `json`"),
+        ("CAREPORTALS__APIS__DEFAULT__ACCOUNT", "prefix", "there is no account `prefix`"),
+        ("CAREPORTALS__APIS__DEFAULT__HEADERS", "{ organization = 'x' }", "`organization` is the sidecar's own to set"),
+    ] {
+        let fault = format!("{variable}: {fault}");
+        assert_faults(&load_variables(&with_account(&[(variable, value)])), &[&fault]);
+    }
+}
+
+#[test]
 fn directories_of_credentials_yield_to_single_variables_and_ours_to_the_systemds() {
     let config = sound(load_variables(&[
         ("CAREPORTALS_CREDENTIALS_DIR", "/ours"),

@@ -2,7 +2,7 @@
 //!
 //! Pure. It judges whatever could be read, so that one broken value does not hide the next fault.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::{
     account::AccountEntry,
@@ -101,16 +101,20 @@ fn upstream(api: &ApiEntry, top: &TopLevel, apis: &[ApiEntry], findings: &mut Fi
 
 /// The sidecar's own address that an origin leads to, as far as names and numbers tell.
 fn own_address(origin: &Origin, top: &TopLevel, apis: &[ApiEntry]) -> Option<SocketAddr> {
+    let loopback = [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)];
+    // Connecting to the unspecified address reaches this machine.
+    let reached = match origin.host.parse::<IpAddr>().map(|address| address.to_canonical()) {
+        Ok(address) if address.is_unspecified() => vec![loopback[usize::from(address.is_ipv6())]],
+        Ok(address) => vec![address],
+        Err(_) if origin.host == "localhost" => loopback.to_vec(),
+        Err(_) => Vec::new(),
+    };
+    // Our sockets of IPv6 serve that family alone.
+    let is_met = |ours: IpAddr, theirs: &IpAddr| {
+        ours == *theirs || (ours.is_unspecified() && theirs.is_loopback() && ours.is_ipv4() == theirs.is_ipv4())
+    };
     let is_ours = |ours: &SocketAddr| {
-        let port = ours.port() != 0 && ours.port() == origin.port;
-        let (ours, any) = (ours.ip().to_canonical(), ours.ip().is_unspecified());
-        let local = any || ours.is_loopback();
-        let host = match origin.host.parse::<IpAddr>().map(|address| address.to_canonical()) {
-            // Connecting to the unspecified address reaches this machine.
-            Ok(theirs) => theirs == ours || (any && theirs.is_loopback()) || (local && theirs.is_unspecified()),
-            Err(_) => local && origin.host == "localhost",
-        };
-        port && host
+        ours.port() != 0 && ours.port() == origin.port && reached.iter().any(|theirs| is_met(ours.ip(), theirs))
     };
     apis.iter().flat_map(ApiEntry::addresses).chain(top.telemetry_listen.get().flatten()).find(is_ours)
 }

@@ -161,6 +161,8 @@ fn an_upstream_that_is_our_own_address_is_a_fault() {
         ("127.0.0.1:2273", "https://[::ffff:127.0.0.1]:2273"),
         ("127.0.0.1:2273", "https://0.0.0.0:2273"),
         ("127.0.0.1:1", "https://127.0.0.1:2274"),
+        ("[::1]:9", "https://localhost:9"),
+        ("[::1]:9", "https://[::]:9"),
     ] {
         let loaded = api_with(&format!("listen = [\"{listen}\"]\nupstream = \"{upstream}\""));
         assert_faults(&loaded, &["config.toml:7: apis.default.upstream: is our own address"]);
@@ -168,7 +170,17 @@ fn an_upstream_that_is_our_own_address_is_a_fault() {
     let loaded = api_with("listen = [\"0.0.0.0:9\"]\nallow_non_loopback = true\nupstream = \"https://127.0.0.1:9\"");
     assert_faults(&loaded, &["config.toml:8: apis.default.upstream: is our own address 0.0.0.0:9"]);
     sound(api_with("listen = [\"127.0.0.1:0\"]\nupstream = \"https://127.0.0.1:9\""));
-    sound(api_with("listen = [\"127.0.0.2:9\"]\nupstream = \"https://127.0.0.1:9\""));
+    // These never meet: an IPv6 listener serves no IPv4, and `localhost` is one address of each family.
+    for (listen, upstream) in [
+        ("127.0.0.2:9", "127.0.0.1:9"),
+        ("127.0.0.2:9", "localhost:9"),
+        ("127.0.0.2:9", "0.0.0.0:9"),
+        ("[::]:9", "127.0.0.1:9"),
+        ("0.0.0.0:9", "[::1]:9"),
+    ] {
+        let listen = format!("listen = [\"{listen}\"]\nallow_non_loopback = true\nallowed_hosts = [\"a\"]");
+        sound(api_with(&format!("{listen}\nupstream = \"https://{upstream}\"")));
+    }
     for key in ["login_url", "refresh_url"] {
         let expected =
             format!("config.toml:5: accounts.default.{key}: is our own address 127.0.0.1:2273, which refuses log-in paths");

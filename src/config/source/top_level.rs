@@ -147,7 +147,8 @@ pub struct NamedRoots {
 impl NamedRoots {
     /// `None`: no variable names any.
     pub(super) fn of(environment: &Environment) -> Option<Self> {
-        let file = environment.get("SSL_CERT_FILE").map(PathBuf::from);
+        // An empty variable counts as not set.
+        let file = environment.get("SSL_CERT_FILE").filter(|file| !file.is_empty()).map(PathBuf::from);
         let directories = environment.get("SSL_CERT_DIR").into_iter().flat_map(std::env::split_paths);
         let directories: Vec<_> = directories.filter(|directory| !directory.as_os_str().is_empty()).collect();
         (file.is_some() || !directories.is_empty()).then_some(Self { file, directories })

@@ -73,7 +73,8 @@ fn a_reload_reads_the_settings_file_and_the_systems_roots_again() {
     assert_eq!(paths(&mut named.directories()), ["/roots", "/more"]);
     let by_flag = Input { config_flag: Some("/b.toml".into()), ..named };
     assert_eq!(paths(&mut by_flag.files()), ["/b.toml", "/roots.pem"]);
-    let unnamed = input(&[]);
+    // An empty variable counts as not set.
+    let unnamed = input(&[("SSL_CERT_FILE", ""), ("SSL_CERT_DIR", "")]);
     assert_eq!(paths(&mut unnamed.files()), ["/nonexistent/config.toml"]);
     assert_eq!(paths(&mut unnamed.directories()), Vec::<String>::new());
 }

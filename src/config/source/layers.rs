@@ -1,11 +1,9 @@
 //! Layers of settings, merged: a later value replaces an earlier one as a whole, and keeps its origin.
 //!
-//! Pure. figment merges which leaf is in effect for each key. The values stay in their leaves, since figment would merge
-//! tables member by member, and a source `{ file = … }` must not mix with an earlier `{ env = … }`.
+//! Pure. Tables are not merged member by member: a source `{ file = … }` must not mix with an earlier `{ env = … }`.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use figment::{Figment, providers::Serialized};
 use serde_json::Value;
 
 use super::{
@@ -49,12 +47,8 @@ pub(super) struct Merged {
 impl Merged {
     /// Merges the leaves, of which later ones replace earlier ones.
     pub(super) fn new(tables: BTreeMap<String, ValueOrigin>, leaves: &[Leaf]) -> Self {
-        let layer = |(index, leaf): (usize, &Leaf)| Serialized::defaults(BTreeMap::from([(leaf.path.clone(), index)]));
-        let merged = leaves.iter().enumerate().map(layer).fold(Figment::new(), Figment::merge);
-        // Layers are made of values, so reading them can't fail.
-        let in_effect: BTreeMap<String, usize> = merged.extract().unwrap_or_default();
-        let values = in_effect.into_iter().filter_map(|(path, index)| Some((path, leaves.get(index)?)));
-        Self { values: values.map(|(path, leaf)| (path, (leaf.value.clone(), leaf.origin.clone()))).collect(), tables }
+        let values = leaves.iter().map(|leaf| (leaf.path.clone(), (leaf.value.clone(), leaf.origin.clone())));
+        Self { values: values.collect(), tables }
     }
 
     /// The names of the file's tables.

@@ -58,15 +58,21 @@ pub(super) fn scalars(value: &Value) -> Vec<&Value> {
     }
 }
 
-/// Writes a value in TOML syntax, which has text, numbers and lists in common with JSON.
+/// Writes a value in TOML syntax, which has text, numbers and lists in common with JSON. No control character stays: TOML has none,
+/// nor may a terminal get one.
 pub(super) fn in_toml(value: &Value) -> String {
+    let plain = |text: String| match text.contains(char::is_control) {
+        false => text,
+        true => text.chars().map(|c| if c.is_control() { format!("\\u{:04X}", u32::from(c)) } else { c.into() }).collect(),
+    };
     match value {
         Value::Array(values) => format!("[{}]", values.iter().map(in_toml).collect::<Vec<_>>().join(", ")),
         Value::Object(table) if !table.is_empty() => {
-            let member = |(name, value): (&String, &Value)| format!("{} = {}", toml_edit::Key::new(name), in_toml(value));
+            let key = |name: &str| plain(toml_edit::Key::new(name).to_string());
+            let member = |(name, value): (&String, &Value)| format!("{} = {}", key(name), in_toml(value));
             format!("{{ {} }}", table.iter().map(member).collect::<Vec<_>>().join(", "))
         }
-        other => other.to_string(),
+        other => plain(other.to_string()),
     }
 }
 
@@ -123,6 +129,17 @@ pub(super) fn mismatch(expected: &str, found: &Value) -> Diagnostic {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_text_is_written_as_toml_that_reads_as_the_same() {
+        for text in ["", "a\"\\b", "tab\tand\nline", "del\u{7f}", "\u{1}\u{1f}\u{85}\u{9f}é"] {
+            for value in [json!(text), json!([text]), json!({ text: text })] {
+                let written = in_toml(&value);
+                assert!(!written.contains(char::is_control), "{written}");
+                assert_eq!(json_of(&written.parse().unwrap()), value, "{written}");
+            }
+        }
+    }
 
     #[test]
     fn of_a_source_that_is_written_wrong_a_command_stays_hidden() {

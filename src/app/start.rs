@@ -78,6 +78,7 @@ impl StartError {
             Self::Listener(ListenerError::OpenDirectory(key, path)) => {
                 (key.clone(), open_directory(path), Some(OPEN_DIRECTORY_HINT))
             }
+            Self::Hardening(missing) => ("hardening".to_owned(), missing.to_string(), Some(MissingStep::HINT)),
             other => (String::new(), other.to_string(), None),
         }
     }

@@ -31,13 +31,15 @@ const LOCKED_MIN: usize = 8;
 
 /// A required step that can't be taken here.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "hardening = \"required\", and this step can't be taken here: {step}: {reason}\n  \
-     hint: lift what is in its way, or set hardening = \"auto\" to start without it"
-)]
+#[error("hardening = \"required\", and this step can't be taken here: {step}: {reason}")]
 pub struct MissingStep {
     step: &'static str,
     reason: String,
+}
+
+impl MissingStep {
+    /// What to do about it.
+    pub const HINT: &str = "lift what is in its way, or set hardening = \"auto\" to start without it";
 }
 
 /// What came of one step.
@@ -206,7 +208,7 @@ mod tests {
         let impossible = || StepOutcome::Impossible("why".to_owned());
         assert_eq!(noted(Hardening::Auto, impossible()).unwrap(), [vec![], vec![], one("step: why")]);
         let said = noted(Hardening::Required, impossible()).unwrap_err();
-        assert!(said.starts_with("hardening = \"required\", and this step can't be taken here: step: why\n  hint: "), "{said}");
+        assert!(said.starts_with("hardening = \"required\", and this step can't be taken here: step: why"), "{said}");
     }
 
     #[test]

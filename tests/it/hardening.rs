@@ -142,6 +142,7 @@ fn what_must_be_and_can_not_be_is_a_fault_that_names_the_step() {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
             assert_eq!(output.status.code(), Some(code), "{said}");
             assert!(said.contains("hardening = \"required\"") && said.contains("memory locked"), "{said}");
+            assert!(said.contains("\n  hint: lift what is in its way") && !said.contains("\\n"), "{said}");
         } else {
             let sidecar = setup.start_with(command).ready();
             let line = hardened(&sidecar).remove(0);

@@ -65,7 +65,7 @@ async fn check_account(
 ) -> Result<(), StartError> {
     let Some(login) = &account.login else {
         let outcome = try_organization(Arc::clone(config), id).await;
-        let failed = |error: &LoginError| format!("{error}; {}", error.advice());
+        let failed = |error: &LoginError| format!("{error}; {}", advice(error));
         let shown = outcome.as_ref().map(|()| "does not log in; its organization is there").map_err(failed);
         report.line(&format!("account {}", account.name), shown.as_ref().copied().map_err(String::as_str));
         report.stderr_of(outcome.err().as_ref().and_then(LoginError::source_fault));
@@ -77,7 +77,7 @@ async fn check_account(
     let begun = clock::instant();
     match try_log_in(Arc::clone(config), id, connectors, Arc::new(SystemClock)).await {
         Err(error) => {
-            report.line(&subject, Err(&format!("{error}; {} (after {})", error.advice(), took(begun.elapsed()))));
+            report.line(&subject, Err(&format!("{error}; {} (after {})", advice(&error), took(begun.elapsed()))));
             report.stderr_of(error.source_fault());
         }
         Ok(tried) => {
@@ -87,6 +87,12 @@ async fn check_account(
         }
     }
     Ok(())
+}
+
+/// What to do about it, for somebody who runs this command already.
+fn advice(error: &LoginError) -> &'static str {
+    let advice = error.advice();
+    advice.split_once(": `careportals-sidecar check --online`").map_or(advice, |(advice, _)| advice)
 }
 
 fn login_connectors(login: &Login, tls: &ClientTls, egress: &Egress) -> Result<LoginConnectors, StartError> {
@@ -199,6 +205,12 @@ mod tests {
             compare_clocks(Some(ours), ours + Duration::from_millis(599_700)).unwrap_err().starts_with("ours is 10 min ahead of")
         );
         assert!(compare_clocks(None, ours).is_ok());
+    }
+
+    #[test]
+    fn no_advice_leads_back_to_this_command() {
+        assert!(LoginError::TimedOut.advice().contains("check --online"));
+        assert_eq!(advice(&LoginError::TimedOut), "check network, DNS, egress proxy and `login_url`");
     }
 
     #[test]

@@ -14,6 +14,8 @@ use crate::config::{
 };
 
 const READABLE: &str = "take that right from the others (chmod o-r)";
+/// A service's own user may read its settings only by that right.
+const SECRETS_IN_SETTINGS: &str = "keep secrets in files of their own, or take that right from the others (chmod o-r)";
 const WRITABLE: &str = "take that right from the others (chmod o-w)";
 
 /// The warnings: for each, the key that names the file, what may go wrong, and a hint. `loaded`: how `config` was written.
@@ -22,7 +24,8 @@ pub fn open_files(config: &Config, loaded: &Loaded) -> Vec<(String, String, &'st
     let mut warnings = Vec::new();
     let mut look = |key: &str, path: &Path, is_secret: bool| {
         let found = findings(path, is_secret).into_iter();
-        warnings.extend(found.map(|(message, hint)| (key.to_owned(), message, hint)));
+        let hint = |hint| if key.is_empty() && hint == READABLE { SECRETS_IN_SETTINGS } else { hint };
+        warnings.extend(found.map(|(message, of_file)| (key.to_owned(), message, hint(of_file))));
     };
     for account in &config.accounts {
         for (key, file, is_secret) in files_of(account) {
@@ -77,8 +80,9 @@ fn files_of(account: &Account) -> impl Iterator<Item = (&'static str, &Path, boo
 /// Whether the settings file itself holds a value that is never shown.
 fn holds_secrets(loaded: &Loaded) -> bool {
     let in_file = loaded.values.iter().filter(|value| matches!(value.origin, ValueOrigin::File { .. }));
-    // An organization is no secret.
-    in_file.into_iter().any(|value| value.shown.contains("[redacted]") && !value.path.ends_with(".organization"))
+    // An organization is no secret, and a command gives one that stands elsewhere.
+    let is_elsewhere = |value: &EffectiveValue| value.path.ends_with(".organization") || value.shown.starts_with("{ command = ");
+    in_file.into_iter().any(|value| value.shown.contains("[redacted]") && !is_elsewhere(value))
 }
 
 fn findings(path: &Path, is_secret: bool) -> Vec<(String, &'static str)> {

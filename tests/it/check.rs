@@ -153,6 +153,32 @@ fn files_that_others_may_write_or_read_are_warnings() {
     assert!(output.stdout.contains("chmod o-w"), "{output:?}");
 }
 
+#[test]
+fn settings_that_everybody_may_read_hold_no_secret_where_a_command_gives_it() {
+    let told = |password: &str| {
+        let mut setup = Setup::empty();
+        setup.settings(&format!(
+            "[accounts.default]\norganization = \"acme\"\nusername = {{ env = \"USER\" }}\npassword = {password}\n[apis.default]\n"
+        ));
+        fs::set_permissions(setup.dir.path().join("config.toml"), fs::Permissions::from_mode(0o644)).unwrap();
+        let in_memory = rustix::fs::statfs(setup.dir.path()).unwrap().f_type == 0x0102_1994;
+        (setup.variable("USER", "me").output("check"), in_memory)
+    };
+    warns(&told("{ command = [\"op\", \"read\", \"op://vault/careportals\"] }").0, &[]);
+    let (written, in_memory) = told("\"canary\"");
+    let readable = "which holds a secret\n  hint: keep secrets in files of their own";
+    assert!(in_memory || written.stdout.contains(readable), "{written:?}");
+}
+
+#[test]
+fn an_upstream_that_ends_in_a_log_in_path_is_a_warning() {
+    for (path, told) in [("/patient/auth", "/patient/auth"), ("/v1/auth/login/", "/auth/login"), ("/auth", "/auth")] {
+        let said = format!("apis.default.upstream: ends in {told}, which is a log-in path");
+        warns(&check(&format!("upstream = \"https://api.example{path}\"\n")), &[&said]);
+    }
+    warns(&check("upstream = \"https://api.example/oauth\"\n"), &[]);
+}
+
 /// Settings whose three credentials come from the files `o`, `u` and `p`.
 fn from_files() -> Setup {
     let mut setup = Setup::empty();

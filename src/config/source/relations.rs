@@ -92,7 +92,7 @@ fn upstream(api: &ApiEntry, top: &TopLevel, apis: &[ApiEntry], findings: &mut Fi
     if origin.scheme == Scheme::Http && !origin.is_loopback() {
         findings.fault(setting, Diagnostic::new("plain http would show the token to the network").hint("use https"));
     } else if origin.scheme == Scheme::Http && api.allow_insecure_upstream.get() == Some(false) {
-        let hint = "for a loopback upstream, set `allow_insecure_upstream = true`";
+        let hint = "write https:// if that server speaks TLS; if it does not, set `allow_insecure_upstream = true`";
         findings.fault(setting, Diagnostic::new("plain http is refused").hint(hint));
     }
     let wrong = |own| Diagnostic::new(format!("is our own address {own}: requests would go round in a circle"));

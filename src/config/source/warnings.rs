@@ -7,6 +7,7 @@ use http::Method;
 
 use super::{api::ApiEntry, faults::Diagnostic, setting::Findings, top_level::TopLevel};
 use crate::{
+    careportals::LOGIN_PATHS,
     config::{AllowedHosts, Hardening, Listen},
     origin::is_loopback,
     path::{LoginPaths, Rule},
@@ -19,6 +20,7 @@ pub(super) fn find(top: &TopLevel, apis: &[ApiEntry], login_paths: &LoginPaths, 
         findings.warn(&api.observe, (api.observe.get() == Some(true)).then(|| Diagnostic::new(wrong)));
         rules(api, login_paths, findings);
         findings.warn(&api.allow, nothing_passes(api));
+        findings.warn(&api.upstream, ends_in_login_path(api));
         findings.warn(&api.allowed_hosts, any_host(api));
         findings.warn(&api.socket_mode, open_socket(api));
     }
@@ -33,6 +35,13 @@ fn nothing_passes(api: &ApiEntry) -> Option<Diagnostic> {
     let is_meant = api.observe.get() == Some(true) || !api.allow.set()?.is_empty();
     let wrong = "is empty: every request is refused";
     (!is_meant).then(|| Diagnostic::new(wrong).hint("name what passes, or leave it out: then all but log-in paths passes"))
+}
+
+fn ends_in_login_path(api: &ApiEntry) -> Option<Diagnostic> {
+    let base = api.upstream.set()?.base_path.as_str();
+    let path = LOGIN_PATHS.into_iter().filter(|path| base.ends_with(path)).max_by_key(|path| path.len())?;
+    let wrong = format!("ends in {path}, which is a log-in path: requests, and the log-in too, go to paths below it");
+    Some(Diagnostic::new(wrong).hint(format!("write it without {path}")))
 }
 
 fn rules(api: &ApiEntry, login_paths: &LoginPaths, findings: &mut Findings) {

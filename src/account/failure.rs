@@ -53,7 +53,7 @@ impl LoginError {
 
     /// What an administrator can do about it.
     #[must_use]
-    pub const fn advice(&self) -> &'static str {
+    pub fn advice(&self) -> &'static str {
         match self {
             Self::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST) => {
                 "correct user name, password or organization; files are read again as soon as they change (those of \
@@ -77,7 +77,7 @@ impl LoginError {
 
     /// The same for one whose command has ended: there is no daemon that would log in again.
     #[must_use]
-    pub const fn advice_for_next_run(&self) -> &'static str {
+    pub fn advice_for_next_run(&self) -> &'static str {
         match self {
             Self::Refused(StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST) => {
                 "correct user name, password or organization"

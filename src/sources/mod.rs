@@ -15,7 +15,7 @@ use std::{
 
 use thiserror::Error;
 
-use crate::files;
+use crate::{config::source::printable, files};
 
 pub use self::{
     oddities::oddities,
@@ -106,9 +106,9 @@ impl SourceFault {
 
     /// What to do about it: one table for the log, `status`, `login`, `check` and `check --online`.
     #[must_use]
-    pub const fn advice(&self) -> &'static str {
+    pub fn advice(&self) -> &'static str {
         match self {
-            Self::Missing(_) => "create the file, or correct its path in the settings",
+            Self::Missing(path) => where_to_look(&path.to_string_lossy()),
             Self::Unreadable { .. } => {
                 "give the daemon's user the right to read it (chown, chmod, setfacl), then run `careportals-sidecar login`"
             }
@@ -141,15 +141,25 @@ impl SourceFault {
     }
 }
 
+/// What to do about a path at which there is no file.
+fn where_to_look(path: &str) -> &'static str {
+    match path {
+        _ if path.starts_with(['"', '\'']) => "leave out the quotes, which are part of the path",
+        _ if path.starts_with('~') => "write the whole path: only a shell knows what `~` is",
+        _ if path.ends_with(|last: char| last.is_control() || last == ' ') => {
+            "leave out the blank or control character at its end"
+        }
+        _ if !path.starts_with('/') => "create the file, or correct its path, which begins at the working directory",
+        _ => "create the file, or correct its path in the settings",
+    }
+}
+
 /// A file, as a message names it. A path that begins otherwise may be the secret itself, written where its file's name belongs:
 /// passwords in Base64 have a `/`, and so have URLs with a password.
 fn named(path: &Path) -> String {
-    let path = path.display().to_string();
-    if ["/", "./", "../"].iter().any(|beginning| path.starts_with(beginning)) {
-        path
-    } else {
-        "the file that it names".to_owned()
-    }
+    let path = printable(&path.to_string_lossy());
+    let begins = |beginning: &&str| path.trim_start_matches(['"', '\'']).starts_with(*beginning);
+    if ["/", "./", "../", "~/"].iter().any(begins) { path } else { "the file that it names".to_owned() }
 }
 
 fn not_run(kind: io::ErrorKind) -> String {
@@ -182,5 +192,25 @@ mod tests {
             assert!(of(secret).iter().all(|told| told.starts_with("the file that it names ") && !told.contains("hunter2")));
         }
         assert!(of("./hunter2").iter().all(|told| told.starts_with("./hunter2 ")));
+    }
+
+    #[test]
+    fn a_path_that_leads_nowhere_is_named_with_what_is_wrong_with_it() {
+        for (path, named, advice) in [
+            ("/run/p", "/run/p", "create the file, or correct its path in the settings"),
+            ("~/p", "~/p", "write the whole path"),
+            ("\"/run/p\"", "\"/run/p\"", "leave out the quotes"),
+            ("/run/p\r", "/run/p\\r", "leave out the blank or control character"),
+            ("./p", "./p", "create the file, or correct its path, which begins at the working directory"),
+            (
+                "secrets/p",
+                "the file that it names",
+                "create the file, or correct its path, which begins at the working directory",
+            ),
+        ] {
+            let fault = SourceFault::Missing(path.into());
+            assert!(fault.to_string().starts_with(&format!("{named} does not exist")), "{fault}");
+            assert!(fault.advice().starts_with(advice), "{fault}: {}", fault.advice());
+        }
     }
 }

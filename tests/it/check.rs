@@ -179,6 +179,20 @@ fn an_upstream_that_ends_in_a_log_in_path_is_a_warning() {
     warns(&check("upstream = \"https://api.example/oauth\"\n"), &[]);
 }
 
+#[test]
+fn what_is_wrong_with_a_path_of_a_credential_is_seen_in_each_error() {
+    let simulator = simulator();
+    let mut setup = Setup::new(&simulator);
+    let path = setup.file("password", "x");
+    setup.without("CAREPORTALS_PASSWORD").variable("CAREPORTALS_PASSWORD_FILE", &format!("{}\r", path.display()));
+    let told = format!("{}\\r does not exist", path.display());
+    for arguments in [&["check"][..], &["check", "--online"], &["exec", "--wait", "100ms", "--", "true"]] {
+        let output = setup.output_of(arguments);
+        assert!(output.all().contains(&told), "{output:?}");
+        assert!(output.all().contains("leave out the blank or control character at its end"), "{output:?}");
+    }
+}
+
 /// Settings whose three credentials come from the files `o`, `u` and `p`.
 fn from_files() -> Setup {
     let mut setup = Setup::empty();

@@ -210,7 +210,8 @@ pub(super) fn shown(text: &str) -> String {
 }
 
 /// Escapes control characters, which a terminal might obey.
-pub(super) fn printable(text: &str) -> String {
+#[must_use]
+pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }
 

@@ -50,7 +50,7 @@ use std::{
 pub use self::{
     child_environment::MEANT_FOR_US,
     environment::Environment,
-    faults::{Fault, Finding, ValueOrigin, Warning},
+    faults::{Fault, Finding, ValueOrigin, Warning, printable},
     loaded::{Loaded, render_check, render_effective},
     measures::parse_duration,
     named_variables::variables_in_words,
@@ -251,7 +251,8 @@ fn read_file(input: &Input) -> Result<Option<(PathBuf, String)>, Fault> {
         // A pipe gives its text once: what it gives now is not the settings.
         _ if input.needs_file_keys && is_pipe_or_device(&path) => {
             let wrong = format!("{} is a pipe or a device, which gives its text once", path.display());
-            Diagnostic::new(wrong).hint("restart the daemon with the new settings, or with a regular file, which a reload can read")
+            Diagnostic::new(wrong)
+                .hint("restart the daemon with the new settings, or with a regular file, which a reload can read")
         }
         Ok(Ok(text)) => return Ok(Some((path, text))),
         // Rules that stand behind a broken link must not be lifted.

@@ -42,6 +42,9 @@ impl SettingsReader<'_> {
         };
         self.show(key, &path, written.as_ref(), &origin, value.is_ok());
         let value = value.map_err(|mut wrong| {
+            if let Some((around, hint)) = written.as_ref().and_then(Value::as_str).and_then(around) {
+                wrong = wrong.about(around).hint(hint);
+            }
             let further = std::mem::take(&mut wrong.further);
             let faults = [wrong].into_iter().chain(further).map(|wrong| Fault::new(place.clone(), &path, wrong));
             let at = self.findings.faults.len();
@@ -69,6 +72,17 @@ impl SettingsReader<'_> {
             self.findings.warnings.push(Warning::new(origin.clone(), path.clone(), wrong));
         }
         self.findings.values.push(EffectiveValue { path, shown, origin: origin.clone(), is_set });
+    }
+}
+
+/// What stands around a text that is wrong and is hard to see there, with a hint. An env file keeps quotes and carriage returns.
+fn around(text: &str) -> Option<(&'static str, &'static str)> {
+    let is_quoted = |mark: char| text.len() > 1 && text.starts_with(mark) && text.ends_with(mark);
+    match text {
+        _ if text.ends_with('\r') => Some(("ends in a carriage return", "save the file with the line ends of Unix")),
+        _ if text.trim() != text => Some(("begins or ends with a blank", "leave it out")),
+        _ if is_quoted('"') || is_quoted('\'') => Some(("stands in quotes, which are part of the value", "leave them out")),
+        _ => None,
     }
 }
 

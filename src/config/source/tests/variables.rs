@@ -131,6 +131,28 @@ fn a_directory_of_credentials_need_not_hold_them_yet() {
 }
 
 #[test]
+fn what_stands_around_a_wrong_value_is_named() {
+    for (name, value, fault) in [
+        (
+            "CAREPORTALS_UPSTREAM",
+            "\"https://a.example\"",
+            "stands in quotes, which are part of the value: the scheme must be https\n  hint: leave them",
+        ),
+        ("CAREPORTALS_UPSTREAM", "https://a.example\r", "ends in a carriage return: a URL holds no spaces"),
+        ("CAREPORTALS_LOG_FORMAT", "'json'", "stands in quotes, which are part of the value: `'json'` is none of"),
+        (
+            "CAREPORTALS_LISTEN",
+            "127.0.0.1:x ",
+            "begins or ends with a blank: `127.0.0.1:x` is not an address\n  hint: leave it out",
+        ),
+        ("CAREPORTALS_ALLOW_NON_LOOPBACK", "true\r", "ends in a carriage return: "),
+    ] {
+        let fault = format!("{name}: {fault}");
+        assert_faults(&load_variables(&with_account(&[(name, value)])), &[&fault]);
+    }
+}
+
+#[test]
 fn a_users_value_stays_as_it_is_where_it_is_the_name_of_a_key() {
     for (variable, value, fault) in [
         ("CAREPORTALS_LOG_FORMAT", "log", "`log` is none of `auto`, `text`, `json`"),

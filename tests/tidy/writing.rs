@@ -13,6 +13,8 @@ const EMPTY_WORDS: &[&str] =
 const GIVEN_NAMES: &[(&str, &str)] = &[
     // `http_body::Body`'s associated type.
     ("type", "Data"),
+    // `figment::Provider`'s method.
+    ("fn", "data"),
 ];
 
 #[test]

@@ -1,9 +1,11 @@
 //! Layers of settings, merged: a later value replaces an earlier one as a whole, and keeps its origin.
 //!
-//! Pure. Tables are not merged member by member: a source `{ file = … }` must not mix with an earlier `{ env = … }`.
+//! Pure. figment merges which leaf is in effect for each key. The values stay in their leaves, since figment would merge
+//! tables member by member, and a source `{ file = … }` must not mix with an earlier `{ env = … }`.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, mem::discriminant, path::PathBuf};
 
+use figment::{Figment, providers::Serialized};
 use serde_json::Value;
 
 use super::{
@@ -47,8 +49,17 @@ pub(super) struct Merged {
 impl Merged {
     /// Merges the leaves, of which later ones replace earlier ones.
     pub(super) fn new(tables: BTreeMap<String, ValueOrigin>, leaves: &[Leaf]) -> Self {
-        let values = leaves.iter().map(|leaf| (leaf.path.clone(), (leaf.value.clone(), leaf.origin.clone())));
-        Self { values: values.collect(), tables }
+        // A layer for each kind of origin: each one that is merged costs a copy of all before it.
+        let indexed: Vec<(usize, &Leaf)> = leaves.iter().enumerate().collect();
+        let layers = indexed.chunk_by(|(_, a), (_, b)| discriminant(&a.origin) == discriminant(&b.origin));
+        let layer = |leaves: &[(usize, &Leaf)]| {
+            Serialized::defaults(leaves.iter().map(|(index, leaf)| (leaf.path.clone(), *index)).collect::<BTreeMap<_, _>>())
+        };
+        let merged = layers.map(layer).fold(Figment::new(), Figment::merge);
+        // Layers are made of values, so reading them can't fail.
+        let in_effect: BTreeMap<String, usize> = merged.extract().unwrap_or_default();
+        let values = in_effect.into_iter().filter_map(|(path, index)| Some((path, leaves.get(index)?)));
+        Self { values: values.map(|(path, leaf)| (path, (leaf.value.clone(), leaf.origin.clone()))).collect(), tables }
     }
 
     /// The names of the file's tables.

@@ -61,10 +61,8 @@ pub(super) fn scalars(value: &Value) -> Vec<&Value> {
 /// Writes a value in TOML syntax, which has text, numbers and lists in common with JSON. No control character stays: TOML has none,
 /// nor may a terminal get one.
 pub(super) fn in_toml(value: &Value) -> String {
-    let plain = |text: String| match text.contains(char::is_control) {
-        false => text,
-        true => text.chars().map(|c| if c.is_control() { format!("\\u{:04X}", u32::from(c)) } else { c.into() }).collect(),
-    };
+    let shown = |c: char| if c.is_control() { format!("\\u{:04X}", u32::from(c)) } else { c.into() };
+    let plain = |text: String| text.chars().map(shown).collect::<String>();
     match value {
         Value::Array(values) => format!("[{}]", values.iter().map(in_toml).collect::<Vec<_>>().join(", ")),
         Value::Object(table) if !table.is_empty() => {

@@ -11,7 +11,7 @@ use std::{
 
 use http::Method;
 
-use super::{EX_CONFIG, arguments::ClientFlags, fail, note_faults, print, status, written};
+use super::{EX_CONFIG, arguments::ClientFlags, errors, fail, note_faults, print, status, written};
 use crate::{
     config::{
         reachable,
@@ -19,7 +19,7 @@ use crate::{
     },
     control::{self, ControlError, ControlRequest, RulesDocument},
     local_http::{self, LocalEndpoint},
-    logging::Reader,
+    logging::{BlockingOutput, Reader},
     status::StatusDocument,
 };
 
@@ -66,7 +66,7 @@ fn watch(input: &Input, may_ask_telemetry: bool, view: View) -> ExitCode {
     let mut show_next = || {
         let asked = ask_for_status(input, may_ask_telemetry);
         let failed = |error| written(Err(error), ExitCode::SUCCESS);
-        let mut out = io::stdout().lock();
+        let mut out = BlockingOutput(io::stdout().lock());
         if view.clears {
             out.write_all(b"\x1b[H\x1b[J").and_then(|()| out.flush()).map_err(failed)?;
         }
@@ -93,7 +93,7 @@ fn watch(input: &Input, may_ask_telemetry: bool, view: View) -> ExitCode {
 
 fn tell(note: Option<&str>) {
     if let Some(note) = note {
-        drop(writeln!(io::stderr().lock(), "note: {note}"));
+        drop(writeln!(errors(), "note: {note}"));
     }
 }
 
@@ -177,7 +177,7 @@ pub(super) fn rules(input: &Input, api: Option<&str>) -> ExitCode {
         notes.push(format!("{left_out} requests are in no rule: {why}"));
     }
     for note in notes {
-        drop(writeln!(io::stderr().lock(), "note: {}", status::printable(&note)));
+        drop(writeln!(errors(), "note: {}", status::printable(&note)));
     }
     print(|out| {
         writeln!(out, "allow = [")?;
@@ -227,7 +227,7 @@ impl Failure {
         let code = fail(&self.error, if matches!(self.error, ControlError::Setting(_)) { EX_CONFIG } else { 1 });
         if let Some((address, why)) = self.telemetry {
             drop(writeln!(
-                io::stderr().lock(),
+                errors(),
                 "note: nor is there an answer of the telemetry listener at {address}: {why}; is the daemon running?"
             ));
         }

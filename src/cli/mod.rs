@@ -34,7 +34,7 @@ use crate::{
     control::ControlRequest,
     exec::{self, ExecError, Exit, Program},
     healthcheck::{self, Probe},
-    logging::{self, Logging, Reader},
+    logging::{self, BlockingOutput, Logging, Reader},
     process::{
         DaemonSignals, OnHangup, SignalMask, end_by_interrupt, keep_ended_children, report_panics_by_place, survive_full_files,
     },
@@ -62,12 +62,15 @@ pub fn run() -> ExitCode {
         Err(_) if words.get(1).is_some_and(|word| word == "demo") => fail(&reference::NO_DEMO, 1),
         Err(error) => {
             let code = ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
-            let printed = match reference::two_dashes_missing(&error, &words) {
-                Some(hint) => write!(io::stderr().lock(), "{hint}"),
-                None => error.print().and_then(|()| io::stdout().flush()),
-            };
+            if !error.use_stderr() {
+                return print(|out| write!(out, "{}", error.render()));
+            }
             // If a usage error can't be printed, its exit code still tells.
-            if error.use_stderr() { code } else { written(printed, code) }
+            drop(match reference::two_dashes_missing(&error, &words) {
+                Some(hint) => write!(errors(), "{hint}"),
+                None => write!(errors(), "{}", error.render()),
+            });
+            code
         }
     }
 }
@@ -150,7 +153,7 @@ fn daemon(input: Input, signals: io::Result<Option<DaemonSignals>>) -> ExitCode 
     let Some(config) = loaded.config.take() else { return refuse_all(loaded) };
     let input = Input { needs_file_keys: loaded.has_file_keys(), ..input };
     let reader = Reader::of(&io::stdout(), &input.environment);
-    let mut logging = match logging::start(&config.reloadable.log, io::stdout(), reader) {
+    let mut logging = match logging::start(&config.reloadable.log, BlockingOutput(io::stdout()), reader) {
         Ok(logging) => logging,
         Err(error) => return fail(&error, 1),
     };
@@ -199,7 +202,7 @@ fn serve(config: Arc<Config>, input: Input, signals: DaemonSignals, logging: &mu
 fn execute(mut loaded: Loaded, program: impl FnOnce(Vec<OsString>) -> Program) -> ExitCode {
     let Some(config) = loaded.config.take() else { return refuse_all(loaded) };
     let environment = Environment::of_process();
-    let started = logging::start(&config.reloadable.log, io::stderr(), Reader::of(&io::stderr(), &environment));
+    let started = logging::start(&config.reloadable.log, BlockingOutput(io::stderr()), Reader::of(&io::stderr(), &environment));
     let logging = match started.and_then(|mut logging| logging.write().map(|()| logging)) {
         Ok(logging) => logging,
         Err(error) => return fail(&error, 1),
@@ -254,7 +257,8 @@ fn check_settings(mut loaded: Loaded, online: bool, strict: bool) -> ExitCode {
     let Some(config) = loaded.config.filter(|_| online && could_write) else {
         return if loaded.faults.is_empty() { shown } else { ExitCode::from(EX_CONFIG) };
     };
-    let tried = app::rehearse(&config).and_then(|tls| check::online(&Arc::new(config), &tls, &mut io::stdout()));
+    let tried =
+        app::rehearse(&config).and_then(|tls| check::online(&Arc::new(config), &tls, &mut BlockingOutput(io::stdout())));
     match tried {
         Ok((all_passed, printed)) => written(printed, if all_passed { shown } else { ExitCode::FAILURE }),
         Err(error) => fail(&error, if error.is_configuration() { EX_CONFIG } else { 1 }),
@@ -312,7 +316,7 @@ fn check_health(input: &Input, probe: Probe, wait: Duration) -> ExitCode {
 /// Prints the faults of the settings, since one of them may be why the daemon was not found. One may be the `error` that was
 /// printed.
 fn note_faults(faults: &[Fault], error: &dyn Display) {
-    let (mut err, error) = (io::stderr().lock(), error.to_string());
+    let (mut err, error) = (errors(), error.to_string());
     for fault in faults.iter().filter(|fault| !error.starts_with(&fault.to_string())) {
         drop(writeln!(err, "note: {fault}"));
     }
@@ -357,12 +361,17 @@ fn fail(error: &dyn Display, code: u8) -> ExitCode {
 
 fn complain(error: &dyn Display) {
     // If standard error is closed, the exit code still tells.
-    drop(writeln!(io::stderr().lock(), "error: {error}"));
+    drop(writeln!(errors(), "error: {error}"));
+}
+
+/// Standard error.
+fn errors() -> BlockingOutput<io::StderrLock<'static>> {
+    BlockingOutput(io::stderr().lock())
 }
 
 /// Writes to standard output. When that fails, it says so and returns 1.
-fn print(write: impl FnOnce(&mut io::StdoutLock<'_>) -> io::Result<()>) -> ExitCode {
-    let mut out = io::stdout().lock();
+fn print(write: impl FnOnce(&mut BlockingOutput<io::StdoutLock<'static>>) -> io::Result<()>) -> ExitCode {
+    let mut out = BlockingOutput(io::stdout().lock());
     let outcome = write(&mut out).and_then(|()| out.flush());
     written(outcome, ExitCode::SUCCESS)
 }

@@ -17,7 +17,7 @@ use thiserror::Error;
 use crate::{
     app::StartError,
     config::{Log, LogFormat, source::Environment},
-    logging::{self, LogError, Reader},
+    logging::{self, BlockingOutput, LogError, Reader},
     process::report_panics_by_place,
 };
 use narration::Narration;
@@ -83,13 +83,13 @@ pub fn run(once: bool) -> Result<(), DemoError> {
     let reader = Reader::of(&io::stdout(), &environment);
     // The sidecar's `info` lines and those of the demo's own calls would hide the narration.
     let log = Log { filter: "warn".to_owned(), format: LogFormat::Text, access: false };
-    let mut logging = logging::start(&log, io::stdout(), reader)?;
+    let mut logging = logging::start(&log, BlockingOutput(io::stdout()), reader)?;
     logging.write()?;
     report_panics_by_place();
     let setup = Setup::start(logging.access_log(), &environment)?;
     let _signals = setup.catch_signals()?;
     let width = tcgetwinsize(io::stdout()).ok().map(|size| usize::from(size.ws_col)).filter(|columns| *columns > 0);
-    let mut narration = Narration::new(io::stdout(), reader == Reader::Terminal { colour: true }, width);
+    let mut narration = Narration::new(BlockingOutput(io::stdout()), reader == Reader::Terminal { colour: true }, width);
     let outcome = Steps::new(&setup, &mut narration).and_then(|mut steps| steps.run());
     if outcome.is_err() && setup.is_stopping() {
         // The step failed because a signal stopped the sidecar under it, which is no failure of the demo.

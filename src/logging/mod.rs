@@ -1,11 +1,11 @@
-//! Logs: their filter, their formats, and a thread that writes them to standard output.
+//! Logs: their filter, their formats, and a thread that writes them to a standard stream.
 //!
-//! The only state is a [`Logging`] and tracing's own subscriber. Guarantees: a request never waits for the reader of standard
-//! output; a dependency's events below `warn` are never written, whatever the filter says, since they may hold header values;
+//! The only state is a [`Logging`] and tracing's own subscriber. Guarantees: a request never waits for the reader of the log; a dependency's events below `warn` are never written, whatever the filter says, since they may hold header values;
 //! of a request only the members of [`AccessLine`] are written.
 
 mod events;
 mod line;
+mod output;
 mod queue;
 mod reader;
 
@@ -27,6 +27,7 @@ use tracing_subscriber::{
 };
 
 pub use line::{AccessLine, AccessLog, AccessWriter, TARGET as ACCESS_TARGET, parse_rfc3339, rfc3339};
+pub use output::BlockingOutput;
 pub use reader::Reader;
 
 use crate::{
@@ -37,13 +38,13 @@ use events::Events;
 use line::{AccessOutput, Shape, Timestamp, Wanted};
 use queue::{Capacity, Queue};
 
-/// How long the end of the process waits for standard output.
+/// How long the end of the process waits for the log's stream.
 pub const PATIENCE: Duration = Duration::from_millis(250);
 
 /// The bounds of the queue, which holds some seconds of a busy daemon's lines.
 const CAPACITY: Capacity = Capacity { bytes: 1024 * 1024, entries: 1024 };
 
-const DROPPED: &str = "log lines were dropped: standard output did not take them";
+const DROPPED: &str = "log lines were dropped: the log's stream did not take them";
 
 /// Why logs could not be started.
 #[derive(Debug, Error)]
@@ -134,7 +135,7 @@ impl Logging {
         AccessLog::new(Arc::clone(&self.control.access))
     }
 
-    /// Lines dropped so far, because standard output did not take them.
+    /// Lines dropped so far, because the log's stream did not take them.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.control.access.queue.dropped()

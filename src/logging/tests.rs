@@ -143,10 +143,10 @@ fn the_journal_gets_levels_and_no_time() {
 #[test]
 fn the_line_about_dropped_lines_has_a_level_in_the_journal() {
     let line = |shape| String::from_utf8(dropped_line(shape, 7, &Fixed)).unwrap();
-    assert_eq!(line(Shape::Journal), "<4>log lines were dropped: standard output did not take them dropped=7\n");
+    assert_eq!(line(Shape::Journal), "<4>log lines were dropped: the log's stream did not take them dropped=7\n");
     assert_eq!(
         line(Shape::Text),
-        "2024-02-29T00:00:00.000Z WARN  log lines were dropped: standard output did not take them dropped=7\n"
+        "2024-02-29T00:00:00.000Z WARN  log lines were dropped: the log's stream did not take them dropped=7\n"
     );
 }
 
@@ -344,7 +344,7 @@ fn a_stalled_output_loses_lines_and_says_how_many() {
         reports,
         [format!(
             "{{\"timestamp\":\"2024-02-29T00:00:00.000042Z\",\"level\":\"WARN\",\"message\":\"log lines were dropped: \
-             standard output did not take them\",\"dropped\":{dropped},\"target\":\"careportals_sidecar::logging\"}}"
+             the log's stream did not take them\",\"dropped\":{dropped},\"target\":\"careportals_sidecar::logging\"}}"
         )]
     );
     assert_eq!(text.lines().count() as u64, kept + 1);

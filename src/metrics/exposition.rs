@@ -228,7 +228,8 @@ impl Scrape {
     }
 
     fn daemon(&self, page: &mut Page<'_, '_>) -> fmt::Result {
-        let mut family = page.counter("careportals_sidecar_log_lines_dropped", "Log lines that standard output did not take.")?;
+        let mut family =
+            page.counter("careportals_sidecar_log_lines_dropped", "Log lines that the log's stream did not take.")?;
         family.count(&[], self.readings.log_lines_dropped)?;
         let mut family = page.counter("careportals_sidecar_reloads", "Reloads of the settings, by the outcome.")?;
         for (outcome, count) in Reload::ALL.iter().zip(&self.metrics.reloads) {

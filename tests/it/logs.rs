@@ -3,20 +3,21 @@
 use std::{
     collections::BTreeSet,
     fs::File,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, PipeReader, PipeWriter, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     process::{Child, Stdio},
+    time::Duration,
 };
 
 use careportals_simulator::{LoginFault, Simulator};
 use rustix::{
-    fs::fstat,
+    fs::{OFlags, fcntl_setfl, fstat},
     process::{Pid, Signal, kill_process},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
 };
 use serde_json::Value;
 
-use crate::harness::{Connection, Crowd, LOGGED_IN, PASSWORD, Request, Setup, Sidecar, revoke, simulator, until};
+use crate::harness::{Connection, Crowd, LOGGED_IN, PASSWORD, Request, Setup, Sidecar, never, revoke, simulator, until};
 
 /// Sends one request, and returns its access line.
 fn line_of(sidecar: &Sidecar, request: &Request) -> Value {
@@ -300,6 +301,51 @@ fn when_nobody_reads_the_log_requests_go_on_and_lost_lines_are_counted() {
     child.wait().unwrap();
     assert_eq!(written + dropped, REQUESTS);
     assert!(written > 20 && dropped > REQUESTS / 2, "{written} {dropped}");
+}
+
+/// A pipe whose writer's end does not block, as Node makes of a pipe that it shares.
+fn pipe_that_does_not_block() -> (PipeReader, PipeWriter) {
+    let (reader, writer) = std::io::pipe().unwrap();
+    fcntl_setfl(&writer, OFlags::NONBLOCK).unwrap();
+    (reader, writer)
+}
+
+#[test]
+fn a_log_stream_that_does_not_block_loses_no_line_while_the_queue_has_space() {
+    // Together they are longer than a pipe, and shorter than the queue.
+    const REQUESTS: usize = 400;
+    let (reader, writer) = pipe_that_does_not_block();
+    let mut setup = Setup::plain(SocketAddr::from(([127, 0, 0, 1], 1)));
+    setup.variable("CAREPORTALS_LOG", "info");
+    let mut child = setup.command("run").stdout(writer).spawn().unwrap();
+    let mut log = BufReader::new(reader).lines().map(Result::unwrap);
+    let listening = log.find(|line| line.contains("\"listening\"")).unwrap();
+    let address = serde_json::from_str::<Value>(&listening).unwrap()["listener"].as_str().unwrap().parse().unwrap();
+    let mut client = Connection::tcp(TcpStream::connect::<SocketAddr>(address).unwrap());
+    // Nobody reads the log meanwhile.
+    for _ in 0..REQUESTS {
+        assert_eq!(client.send(&Request::get("/users").host("elsewhere.example")).status, 421);
+    }
+    let mut written = 0;
+    while written < REQUESTS {
+        let line = log.next().unwrap();
+        assert!(!line.contains("dropped"), "{line}");
+        written += usize::from(line.contains("\"request_id\""));
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+fn a_command_waits_for_the_reader_of_a_pipe_that_does_not_block() {
+    let whole = Setup::empty().output_of(&["config", "--json-schema"]).stdout;
+    let (mut reader, mut writer) = pipe_that_does_not_block();
+    let filled: usize = std::iter::from_fn(|| writer.write(&[b' '; 4096]).ok()).sum();
+    let mut child = Setup::empty().command("config").arg("--json-schema").stdout(writer).spawn().unwrap();
+    never("it gives up", Duration::from_millis(300), || child.try_wait().unwrap().is_some());
+    let mut read = String::new();
+    reader.read_to_string(&mut read).unwrap();
+    assert_eq!((child.wait().unwrap().code(), &read[filled..]), (Some(0), whole.as_str()));
 }
 
 /// Reads what the daemon writes there. Once it listens and its log-in has failed, has it refuse a request and end.

@@ -138,7 +138,7 @@ impl AccessLog {
         Self(output)
     }
 
-    /// Lines dropped so far, events included, because standard output did not take them.
+    /// Lines dropped so far, events included, because the log's stream did not take them.
     #[must_use]
     pub fn dropped(&self) -> u64 {
         self.0.queue.dropped()

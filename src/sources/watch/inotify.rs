@@ -19,15 +19,23 @@ const CHANGES: WatchFlags = WatchFlags::ATTRIB
 pub(super) struct InotifyEvents(OwnedFd);
 
 impl InotifyEvents {
-    /// Watches these directories. On other systems a thread notifies `_seen`.
+    /// Watches these directories and files. On other systems a thread notifies `_seen`.
     ///
     /// # Errors
     ///
-    /// The kernel refuses another watch.
-    pub(super) fn of<'a>(directories: impl Iterator<Item = &'a Path>, _seen: &Arc<Notify>) -> io::Result<Self> {
+    /// The kernel refuses to watch a directory.
+    pub(super) fn of<'a>(
+        directories: impl Iterator<Item = &'a Path>,
+        files: impl Iterator<Item = &'a Path>,
+        _seen: &Arc<Notify>,
+    ) -> io::Result<Self> {
         let events = inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
         for directory in directories {
             inotify::add_watch(&events, directory, CHANGES | WatchFlags::ONLYDIR)?;
+        }
+        for file in files {
+            // One that may not be read may not be watched; its directory tells when it may.
+            let _ = inotify::add_watch(&events, file, CHANGES);
         }
         Ok(Self(events))
     }

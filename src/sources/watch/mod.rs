@@ -1,7 +1,7 @@
 //! Notices that files may have changed.
 //!
-//! It watches directories, never files: a Kubernetes mount swaps a symlink, an editor renames, and a file may appear later.
-//! Directories that can't be watched (some network and FUSE file systems send no events) are looked at twice a minute. An
+//! It watches directories: a Kubernetes mount swaps a symlink, an editor renames, and a file may appear later. The file itself is
+//! watched as well, since a container's runtime may mount it alone: who rewrites it does so in another directory. Directories that can't be watched (some network and FUSE file systems send no events) are looked at twice a minute. An
 //! event says only that it is time to look. On Linux this takes no thread.
 
 #[cfg(target_os = "linux")]
@@ -40,14 +40,15 @@ pub struct WatchedDirectories {
     files: Vec<PathBuf>,
     event_seen: Arc<Notify>,
     events: Option<DirectoryEvents>,
-    watched: BTreeSet<Directory>,
+    watched: BTreeSet<WatchedPath>,
     has_failed: bool,
 }
 
-/// A directory by path and identity: one that was made anew must be watched anew.
+/// A directory or a file by path and identity: one that was made anew must be watched anew.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Directory {
+struct WatchedPath {
     path: PathBuf,
+    is_file: bool,
     device: u64,
     inode: u64,
 }
@@ -74,11 +75,13 @@ impl WatchedDirectories {
         let mut outcome = Ok(());
         // The path may change while it is read, so compare until it stays the same.
         for _ in 0..ARM_TRIES {
-            let wanted: BTreeSet<Directory> = self.files.iter().flat_map(|path| directories(path)).collect();
+            let wanted: BTreeSet<WatchedPath> = self.files.iter().flat_map(|path| watched_paths(path)).collect();
             if wanted == self.watched {
                 return outcome;
             }
-            match DirectoryEvents::of(wanted.iter().map(|directory| directory.path.as_path()), &self.event_seen) {
+            let (files, directories) = wanted.iter().partition::<Vec<_>, _>(|watched| watched.is_file);
+            let [files, directories] = [files, directories].map(|paths| paths.into_iter().map(|watched| watched.path.as_path()));
+            match DirectoryEvents::of(directories, files, &self.event_seen) {
                 Ok(events) => (self.events, self.watched) = (Some(events), wanted),
                 Err(error) => {
                     (self.events, self.watched) = (None, BTreeSet::new());
@@ -113,8 +116,8 @@ impl WatchedDirectories {
 }
 
 /// Finds every directory in which a change may lead `path` to other content: the one where it ends or breaks off, and the
-/// one of each symbolic link in it.
-fn directories(path: &Path) -> BTreeSet<Directory> {
+/// one of each symbolic link in it; and the file where it ends.
+fn watched_paths(path: &Path) -> BTreeSet<WatchedPath> {
     let mut found = BTreeSet::new();
     let mut ahead: Vec<PathBuf> = vec![path.to_owned()];
     let mut here = PathBuf::from(if path.is_absolute() { "/" } else { "." });
@@ -139,6 +142,7 @@ fn directories(path: &Path) -> BTreeSet<Directory> {
                     found.extend(identify(&here));
                     ahead.push(target);
                 } else if last || !next.is_dir() {
+                    found.extend(identify(&next).filter(|found| last && found.is_file));
                     break;
                 } else {
                     here = next;
@@ -150,9 +154,10 @@ fn directories(path: &Path) -> BTreeSet<Directory> {
     found
 }
 
-fn identify(directory: &Path) -> Option<Directory> {
-    let metadata = directory.metadata().ok()?;
-    Some(Directory { path: directory.to_owned(), device: metadata.dev(), inode: metadata.ino() })
+fn identify(path: &Path) -> Option<WatchedPath> {
+    let metadata = path.metadata().ok()?;
+    let is_file = metadata.is_file();
+    Some(WatchedPath { path: path.to_owned(), is_file, device: metadata.dev(), inode: metadata.ino() })
 }
 
 #[cfg(test)]

@@ -17,7 +17,13 @@ async fn every_way_of_writing_is_an_event_and_our_own_reading_is_none() {
     fs::read(&path).unwrap();
     fs::read_dir(directory.path()).unwrap().count();
     assert!(no_event(&directories).await, "reading");
-    let changes: [(&str, &dyn Fn()); 5] = [
+    // As through another mount of the file: what its directory sees goes to the other one.
+    let elsewhere = TempDir::new_in(directory.path()).unwrap();
+    let other_name = elsewhere.path().join("other name");
+    fs::hard_link(&path, &other_name).unwrap();
+    while !no_event(&directories).await {}
+    let changes: [(&str, &dyn Fn()); 6] = [
+        ("rewriting by another name", &|| fs::write(&other_name, "w").unwrap()),
         ("rewriting", &|| fs::write(&path, "y").unwrap()),
         ("making another file", &|| fs::write(&other, "z").unwrap()),
         ("renaming over", &|| fs::rename(&other, &path).unwrap()),
@@ -32,7 +38,7 @@ async fn every_way_of_writing_is_an_event_and_our_own_reading_is_none() {
 }
 
 #[test]
-fn every_directory_that_can_change_the_content_is_found() {
+fn every_directory_that_can_change_the_content_is_found_and_the_file() {
     let directory = TempDir::new().unwrap();
     let root = directory.path().canonicalize().unwrap();
     for folder in ["mount/..1", "real/deep", "outer"] {
@@ -45,11 +51,11 @@ fn every_directory_that_can_change_the_content_is_found() {
     symlink(root.join("real"), root.join("outer/link")).unwrap();
     symlink("loop", root.join("loop")).unwrap();
     let found = |path: &str| -> Vec<String> {
-        let relative = |directory: Directory| directory.path.strip_prefix(&root).unwrap().display().to_string();
-        directories(&root.join(path)).into_iter().map(relative).collect()
+        let relative = |watched: WatchedPath| watched.path.strip_prefix(&root).unwrap().display().to_string();
+        watched_paths(&root.join(path)).into_iter().map(relative).collect()
     };
-    assert_eq!(found("mount/file"), ["mount", "mount/..1"]);
-    assert_eq!(found("outer/link/deep/file"), ["outer", "real/deep"]);
+    assert_eq!(found("mount/file"), ["mount", "mount/..1", "mount/..1/file"]);
+    assert_eq!(found("outer/link/deep/file"), ["outer", "real/deep", "real/deep/file"]);
     assert_eq!(found("outer/../real/deep/absent"), ["outer/../real/deep"]);
     assert_eq!(found("absent/deep/file"), [""]);
     assert_eq!(found("mount/..1/file/below"), ["mount/..1"]);

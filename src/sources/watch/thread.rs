@@ -14,12 +14,16 @@ pub(super) struct ThreadEvents {
 }
 
 impl ThreadEvents {
-    /// Watches these directories, and notifies `seen` of each event.
+    /// Watches these directories, and notifies `seen` of each event. Only Linux mounts single files.
     ///
     /// # Errors
     ///
     /// The system refuses another watch.
-    pub(super) fn of<'a>(directories: impl Iterator<Item = &'a Path>, seen: &Arc<Notify>) -> io::Result<Self> {
+    pub(super) fn of<'a>(
+        directories: impl Iterator<Item = &'a Path>,
+        _files: impl Iterator<Item = &'a Path>,
+        seen: &Arc<Notify>,
+    ) -> io::Result<Self> {
         let seen = Arc::clone(seen);
         let notify_one = move |event: notify::Result<notify::Event>| {
             if event.map_or(true, |event| may_change_something(event.kind)) {

@@ -272,7 +272,7 @@ impl App {
 
     fn status_reader(&self, clock: &Arc<dyn Clock>, access: AccessLog) -> StatusReader {
         let (phase, view, telemetry) = (self.phase.subscribe(), self.view.subscribe(), self.telemetry_address());
-        let (started, states) = (clock.now().moment, ApiStates::default());
+        let (started, states) = (clock.now(), ApiStates::default());
         StatusReader { phase, view, started, clock: Arc::clone(clock), telemetry, access, states }
     }
 }

@@ -103,8 +103,8 @@ pub struct StatusReader {
     /// The parts to look at.
     pub view: watch::Receiver<Arc<View>>,
     pub clock: Arc<dyn Clock>,
-    /// The time at which the daemon started.
-    pub started: Moment,
+    /// The time at which the daemon started; a step of the wall clock is no other start.
+    pub started: Now,
     /// The telemetry listener's address; `None`: there is none.
     pub telemetry: Option<SocketAddr>,
     /// The access log, for the count of lost lines.
@@ -269,7 +269,7 @@ impl StatusReader {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             phase: self.phase.borrow().as_str().to_owned(),
-            uptime_seconds: now.moment.since(self.started).as_secs(),
+            uptime_seconds: now.moment.since(self.started.moment).as_secs(),
             now: rfc3339(now.wall),
             apis: view.apis.iter().zip(&standings).map(api).collect(),
             accounts,
@@ -324,7 +324,7 @@ impl StatusReader {
         }
         let client_errors = client_errors(&view);
         Readings {
-            started_at: now.wall_at(self.started),
+            started_at: self.started.wall,
             apis: view.apis.iter().map(api).collect(),
             accounts: view.accounts.iter().map(account).collect(),
             listeners,
@@ -572,7 +572,7 @@ mod tests {
         StatusReader {
             phase: watch::channel(phase).1,
             view: watch::channel(Arc::new(view)).1,
-            started: clock.now().moment,
+            started: clock.now(),
             clock,
             telemetry: Some(([127, 0, 0, 1], 2274).into()),
             access: logging.access_log(),
@@ -595,6 +595,21 @@ mod tests {
         let listen = |detail| status.document(detail).apis.remove(0).listen;
         assert_eq!(listen(Detail::Full), ["unix:/run/a.sock", "127.0.0.1:1"]);
         assert_eq!(listen(Detail::CodesOnly), ["unix", "127.0.0.1:1"]);
+    }
+
+    #[test]
+    fn a_step_of_the_wall_clock_is_no_other_start() {
+        struct Stepped(Now);
+        impl Clock for Stepped {
+            fn now(&self) -> Now {
+                self.0
+            }
+        }
+        let mut status = reader(Phase::Running, &[], &[]);
+        let before = status.readings(Detail::Full).started_at;
+        let now = status.clock.now();
+        status.clock = Arc::new(Stepped(Now { wall: now.wall + Duration::from_secs(3600), ..now }));
+        assert_eq!(status.readings(Detail::Full).started_at, before);
     }
 
     #[test]

@@ -61,7 +61,7 @@ function reading(account) {
         : "nothing for now, it tries again by itself. If this lasts, run `careportals-sidecar check --online`: it looks at DNS, network, egress proxy and log-in." };
   }
   switch (account.state) {
-    case null: return { tone: "off", sign: "none", word: "no log-in needed", works: true };
+    case null: return account.usable ? { tone: "off", sign: "none", word: "no log-in needed", works: true } : { tone: "busy", word: "reads its organization", works: false };
     case "ready": return { tone: "ok", word: "ready", works: true };
     case "refreshing": return { tone: "busy", word: "refreshing", works: account.usable };
     case "logging_in": return { tone: "busy", word: "logging in", works: false };
@@ -121,6 +121,7 @@ function renewal(list) {
 function outage(broken, start, say) {
   const who = names(broken), { view: { book } } = broken[0], todo = advised(broken.find(advised) ?? broken[0]);
   const all = (test) => broken.every(test);
+  if (all((each) => !each.trouble && each.state === null)) return say("busy", "Starting", `Reading the organization of ${who}.`, "Requests wait until that is done.");
   if (all((each) => !each.trouble && each.state !== "logged_out")) return say("busy", "Logging in", `Logging in ${who}.`, "Requests wait until that is done.");
   if (all((each) => each.state === "logged_out")) return say("off", "Logged out", `${start}${who} ${broken.length > 1 ? "are" : "is"} logged out.`, todo, book);
   if (all((each) => each.state === "rejected")) return say("bad", "Rejected", `${start}CarePortals refuses to log ${who} in.`, todo, book);
@@ -333,7 +334,7 @@ function render() {
 function service(api, accounts) {
   if (shown.phase === "draining") return { tone: "busy", sign: "off", word: "draining" };
   const account = accounts.find((each) => each.name === api.account), since = `since ${clock(moment(api.since), moment(shown.now))}`;
-  if (account && !account.view.works) return account.view.tone === "busy" ? { tone: "busy", word: "waits for the log-in" } : { tone: account.view.tone, word: `no token ${since}` };
+  if (account && !account.view.works) return account.view.tone === "busy" ? { tone: "busy", word: account.state === null ? "waits for its organization" : "waits for the log-in" } : { tone: account.view.tone, word: `no token ${since}` };
   if (NOT_SERVED.includes(api.state)) return { tone: "bad", word: `${api.state} ${since}` };
   if (api.state === "busy") return { tone: "warn", word: `busy ${since}` };
   if (api.observe) return { tone: "warn", word: `rules not enforced: ${plural(api.would_refuse ?? 0, "request")} would have been refused` };

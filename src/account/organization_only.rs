@@ -13,6 +13,7 @@ use super::{
     failure::{LoginError, SourceError},
     snapshot::{AccountSnapshot, LoginHistory, Standing},
     token::{Bearer, Generation},
+    transition_log::Causes,
     watch::{CredentialChange, CredentialWatch},
 };
 use crate::clock::{Clock, Jitter};
@@ -35,13 +36,13 @@ pub(super) struct OrganizationOnly {
 impl OrganizationOnly {
     /// Reads the organization, and reads it again whenever it changes, until the account is shut down.
     pub(super) async fn run(mut self) {
-        let mut failures = 0;
+        let (mut failures, mut causes) = (0, Causes::default());
         for number in 1.. {
             let Some(outcome) = self.read().await else { return };
+            let is_new_cause = causes.is_new(outcome.as_ref().err());
             match &outcome {
                 Ok(organization) => self.publish(organization, Generation(number)),
-                // Log a failure once, not for each attempt.
-                Err(error) if failures == 0 => {
+                Err(error) if is_new_cause => {
                     tracing::warn!(account = self.sources.account().name, "no organization yet: {error}");
                 }
                 Err(_) => {}

@@ -17,6 +17,7 @@ use crate::clock::Moment;
 #[derive(Default)]
 pub(super) struct TransitionLog {
     logged: Option<Logged>,
+    causes: Causes,
     /// Whether the account held a token then.
     held_token: bool,
     /// Whether the log said that the clocks differ.
@@ -43,7 +44,8 @@ impl TransitionLog {
         let (state, error) = (session.name(), session.last_error());
         let suspect = session.replacement() == Replacement::InFlight;
         let logged = Logged { state, reason: error.map(LoginError::code), suspect };
-        if self.logged.replace(logged) == Some(logged) {
+        let is_new_cause = self.causes.is_new(error);
+        if self.logged.replace(logged) == Some(logged) && !is_new_cause {
             return;
         }
         let held_token = std::mem::replace(&mut self.held_token, session.token().is_some());
@@ -71,6 +73,29 @@ impl TransitionLog {
             // These two have an error, which was logged above.
             StateName::BackingOff | StateName::Rejected => {}
         }
+    }
+}
+
+/// How many causes the log tells until an attempt succeeds: they may take turns.
+const CAUSES_MAX: usize = 8;
+
+/// Why attempts have failed since one succeeded, as far as the log told it.
+#[derive(Default)]
+pub(super) struct Causes(Vec<String>);
+
+impl Causes {
+    /// Whether the log is to tell this cause, though it may have told another one of the same reason: a status after another
+    /// status, or a certificate after a connection that was refused. `None`: an attempt succeeded.
+    pub(super) fn is_new(&mut self, error: Option<&impl ToString>) -> bool {
+        let Some(cause) = error.map(ToString::to_string) else {
+            self.0.clear();
+            return false;
+        };
+        let is_new = self.0.len() < CAUSES_MAX && !self.0.contains(&cause);
+        if is_new {
+            self.0.push(cause);
+        }
+        is_new
     }
 }
 

@@ -108,6 +108,8 @@ fn an_account_without_log_in_is_ready_unless_its_organization_is_missing() {
         assert_eq!((answer.status, answer.json()["reasons"][0]["code"].as_str()), (503, Some("no_organization")), "{answer:?}");
     }
     assert_eq!(sidecar.telemetry("/livez").status, 200);
+    std::fs::write(&file, "").unwrap();
+    sidecar.wait_for_logs("no organization yet", 2);
     std::fs::write(&file, ORGANIZATION).unwrap();
     until("it is ready", || sidecar.telemetry("/readyz").status == 200);
     assert_eq!(sidecar.telemetry("/readyz/default").status, 200);

@@ -122,6 +122,34 @@ fn a_server_whose_certificate_is_not_trusted_sees_no_password() {
 }
 
 #[test]
+fn the_log_tells_each_cause_of_failing_log_ins_once_also_where_they_take_turns() {
+    let simulator = simulator();
+    let sidecar = Setup::controlled(&simulator).start().ready();
+    let log_in_fails_by = |fault: &LoginFault| {
+        simulator.control().set_login_fault(Some(fault.clone()));
+        assert_eq!(sidecar.setup.output("login").code, Some(1));
+    };
+    // Each group has one word for `reason`.
+    for (told, faults) in [
+        (["status 401", "status 404", "status 302"], [401, 404, 302].map(LoginFault::Status)),
+        (["not JSON", "holds no token", "expired already"], [LoginFault::Garbage, LoginFault::NoToken, LoginFault::ExpiredToken]),
+    ] {
+        for _ in 0..2 {
+            faults.iter().for_each(log_in_fails_by);
+        }
+        for cause in told {
+            sidecar.wait_for_log(cause);
+            let lines = sidecar
+                .events()
+                .into_iter()
+                .filter(|event| event["message"].as_str().is_some_and(|said| said.contains(cause)))
+                .count();
+            assert_eq!(lines, 1, "{cause}: {}", sidecar.logs());
+        }
+    }
+}
+
+#[test]
 fn a_request_waits_for_the_next_attempt_when_that_is_close() {
     let simulator = simulator();
     simulator.control().fail_next_logins(1, LoginFault::Status(503));

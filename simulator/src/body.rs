@@ -135,16 +135,18 @@ fn is_standard(method: &Method) -> bool {
     STANDARD.contains(method)
 }
 
-/// A response's body; it records how much of it was handed to the connection.
+/// A response's body; it records how much of it was handed to the connection. Over HTTP/2 its stream ends in a frame of its own, behind
+/// the last byte, as with Node's servers.
 pub(crate) struct RecordedBody {
     body: ResponseBody,
     exchange: Exchange,
+    begun: bool,
 }
 
 impl RecordedBody {
     /// Wraps `body`; the exchange ends when the result is dropped.
     pub(crate) fn new(body: ResponseBody, exchange: Exchange) -> Self {
-        Self { body, exchange }
+        Self { body, exchange, begun: false }
     }
 }
 
@@ -155,6 +157,7 @@ impl Body for RecordedBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
         let this = self.get_mut();
         let polled = Pin::new(&mut this.body).poll_frame(cx);
+        this.begun |= matches!(polled, Poll::Ready(Some(_)));
         if let (Poll::Ready(Some(Ok(frame))), Some(record)) = (&polled, &this.exchange.record)
             && let Some(piece) = frame.data_ref()
         {
@@ -165,7 +168,7 @@ impl Body for RecordedBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        !self.begun && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

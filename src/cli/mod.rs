@@ -257,8 +257,7 @@ fn check_settings(mut loaded: Loaded, online: bool, strict: bool) -> ExitCode {
     let Some(config) = loaded.config.filter(|_| online && could_write) else {
         return if loaded.faults.is_empty() { shown } else { ExitCode::from(EX_CONFIG) };
     };
-    let tried =
-        app::rehearse(&config).and_then(|tls| check::online(&Arc::new(config), &tls, &mut BlockingOutput(io::stdout())));
+    let tried = app::rehearse(&config).and_then(|tls| check::online(&Arc::new(config), &tls, &mut BlockingOutput(io::stdout())));
     match tried {
         Ok((all_passed, printed)) => written(printed, if all_passed { shown } else { ExitCode::FAILURE }),
         Err(error) => fail(&error, if error.is_configuration() { EX_CONFIG } else { 1 }),

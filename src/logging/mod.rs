@@ -1,7 +1,8 @@
 //! Logs: their filter, their formats, and a thread that writes them to a standard stream.
 //!
-//! The only state is a [`Logging`] and tracing's own subscriber. Guarantees: a request never waits for the reader of the log; a dependency's events below `warn` are never written, whatever the filter says, since they may hold header values;
-//! of a request only the members of [`AccessLine`] are written.
+//! The only state is a [`Logging`] and tracing's own subscriber. Guarantees: a request never waits for the reader of the log; a
+//! dependency's events below `warn` are never written, whatever the filter says, since they may hold header values; of a request
+//! only the members of [`AccessLine`] are written.
 
 mod events;
 mod line;

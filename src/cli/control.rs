@@ -5,6 +5,7 @@
 use std::{
     io::{self, Write},
     net::SocketAddr,
+    path::PathBuf,
     process::ExitCode,
     time::Duration,
 };
@@ -127,7 +128,7 @@ struct StatusAnswer {
 fn ask_for_status(input: &Input, may_ask_telemetry: bool) -> Result<StatusAnswer, Box<Failure>> {
     let DaemonAddress { control, telemetry, faults } = source::daemon_address(input);
     let error = match control::send(control, ControlRequest::Status) {
-        Ok(raw) => {
+        Ok((raw, _)) => {
             let document = serde_json::from_slice(&raw).ok();
             return Ok(StatusAnswer { raw, document, note: None });
         }
@@ -159,7 +160,7 @@ fn ask_for_status(input: &Input, may_ask_telemetry: bool) -> Result<StatusAnswer
 /// Runs `rules`. Standard output gets TOML that can stand in the API's table, and nothing else.
 pub(super) fn rules(input: &Input, api: Option<&str>) -> ExitCode {
     let answer = match send(input, ControlRequest::Rules(api)) {
-        Ok(answer) => answer,
+        Ok((answer, _)) => answer,
         Err(code) => return code,
     };
     let Ok(RulesDocument { api, allow, full, left_out }) = serde_json::from_slice(&answer) else {
@@ -191,7 +192,7 @@ pub(super) fn rules(input: &Input, api: Option<&str>) -> ExitCode {
 /// Runs `login`, `logout`, `reload` or `shutdown`. It returns when the outcome is known; after `shutdown`, requests in flight
 /// still finish.
 pub(super) fn command(input: &Input, request: ControlRequest<'_>) -> ExitCode {
-    let answer = match send(input, request) {
+    let (answer, socket) = match send(input, request) {
         Ok(answer) => answer,
         Err(code) => return code,
     };
@@ -200,7 +201,13 @@ pub(super) fn command(input: &Input, request: ControlRequest<'_>) -> ExitCode {
     let done: StatusDocument = serde_json::from_slice(&answer).unwrap_or_default();
     print(|out| match request {
         ControlRequest::Reload => writeln!(out, "reloaded"),
-        ControlRequest::Shutdown => writeln!(out, "shutting down: what is in flight may finish within drain_timeout"),
+        ControlRequest::Shutdown => {
+            // Several daemons may run here, and another one than the user means may have this socket.
+            let asked: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
+            let process = asked["pid"].as_u64().map(|pid| format!(", process {pid}")).unwrap_or_default();
+            let socket = socket.display();
+            writeln!(out, "shutting down the daemon at {socket}{process}: what is in flight may finish within drain_timeout")
+        }
         _ => done.accounts.iter().try_for_each(|account| {
             let outcome = match (request, &account.expires_at) {
                 (ControlRequest::LogOut(_), _) => "logged out".to_owned(),
@@ -239,8 +246,8 @@ impl Failure {
     }
 }
 
-/// Returns the daemon's answer. If there is none, it prints why and returns the exit code.
-fn send(input: &Input, request: ControlRequest<'_>) -> Result<Vec<u8>, ExitCode> {
+/// Returns the daemon's answer, and the file of its socket. If there is none, it prints why and returns the exit code.
+fn send(input: &Input, request: ControlRequest<'_>) -> Result<(Vec<u8>, PathBuf), ExitCode> {
     let DaemonAddress { control, faults, .. } = source::daemon_address(input);
     control::send(control, request).map_err(|error| {
         let code = Failure { error, faults, telemetry: None }.print();

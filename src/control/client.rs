@@ -2,7 +2,7 @@
 //!
 //! Guarantees: an error names the socket, says why it is that one, and what to do.
 
-use std::io;
+use std::{io, path::PathBuf};
 
 use thiserror::Error;
 
@@ -66,14 +66,15 @@ impl ControlError {
     }
 }
 
-/// Sends `request` to the daemon that `socket` leads to, and returns the body of its answer when that has a 2xx status. It
+/// Sends `request` to the daemon that `socket` leads to, and returns the body of its answer when that has a 2xx status, with the
+/// file of its socket. It
 /// blocks until the answer is there: ten seconds at most, and ten minutes for `login` and `reload` of a daemon that has just
 /// answered.
 ///
 /// # Errors
 ///
 /// The daemon was not reached, or it did not do it; see [`ControlError`].
-pub fn send(socket: Setting<ControlSocket>, request: ControlRequest<'_>) -> Result<Vec<u8>, ControlError> {
+pub fn send(socket: Setting<ControlSocket>, request: ControlRequest<'_>) -> Result<(Vec<u8>, PathBuf), ControlError> {
     if let Some((what, name)) = request.named().filter(|(_, name)| !is_name(name)) {
         return Err(ControlError::Name(what, name.to_owned()));
     }
@@ -89,18 +90,18 @@ pub fn send(socket: Setting<ControlSocket>, request: ControlRequest<'_>) -> Resu
     let takes_long = request.time_limit() > ControlRequest::Status.time_limit();
     let is_there = if takes_long { ask(ControlRequest::Status).map(drop) } else { Ok(()) };
     match is_there.and_then(|()| ask(request)) {
-        Ok(answer) => success_body(answer, socket),
+        Ok(answer) => success_body(answer, &socket).map(|body| (body, socket.path)),
         Err(error) => Err(ControlError::Unreachable { socket, error }),
     }
 }
 
-fn success_body(answer: LocalResponse, socket: ControlSocketPath) -> Result<Vec<u8>, ControlError> {
+fn success_body(answer: LocalResponse, socket: &ControlSocketPath) -> Result<Vec<u8>, ControlError> {
     if matches!(answer.status, 200..300) {
         return Ok(answer.body);
     }
     match serde_json::from_slice(&answer.body) {
         Ok(problem) => Err(ControlError::Problem(Box::new(problem))),
-        Err(_) => Err(ControlError::NotOurs { socket, status: answer.status }),
+        Err(_) => Err(ControlError::NotOurs { socket: socket.clone(), status: answer.status }),
     }
 }
 
@@ -144,7 +145,7 @@ mod tests {
 
     fn answered(status: u16, body: &str) -> Result<Vec<u8>, ControlError> {
         let answer = LocalResponse { status, content_type: String::new(), body: body.as_bytes().to_vec() };
-        success_body(answer, socket(configured()))
+        success_body(answer, &socket(configured()))
     }
 
     #[test]

@@ -235,7 +235,7 @@ impl Control {
             ControlRequest::Reload => self.reload().await,
             ControlRequest::Shutdown => {
                 self.commands.shut_down();
-                Ok(document(StatusCode::ACCEPTED, &json!({ "phase": Phase::Draining })))
+                Ok(document(StatusCode::ACCEPTED, &json!({ "phase": Phase::Draining, "pid": std::process::id() })))
             }
         }
     }

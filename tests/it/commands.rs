@@ -272,7 +272,8 @@ fn shutdown_ends_the_daemon_with_0() {
     let simulator = simulator();
     let mut sidecar = Setup::controlled(&simulator).start().ready();
     let said = says(&sidecar, &["shutdown"]);
-    assert!(said.starts_with("shutting down"), "{said}");
+    let (socket, pid) = (sidecar.setup.control_socket(), sidecar.pid());
+    assert!(said.starts_with(&format!("shutting down the daemon at {}, process {pid}: ", socket.display())), "{said}");
     assert_eq!(sidecar.wait().code(), Some(0));
     let said = complains(&sidecar.setup, &["status"]);
     assert!(said.contains("there is no such socket"), "{said}");

@@ -284,7 +284,7 @@ fn a_shutdown_is_answered_at_once_and_what_is_in_flight_finishes_through_one_sig
     let mut sidecar = Setup::controlled(&simulator).start().ready();
     let mut client = held(&simulator, &sidecar);
     let answer = post(&sidecar, "/shutdown");
-    assert_eq!((answer.status, answer.json()), (202, json!({"phase": "draining"})));
+    assert_eq!((answer.status, answer.json()), (202, json!({"phase": "draining", "pid": sidecar.pid()})));
     sidecar.wait_for_log("\"draining\"");
     assert_eq!(get(&sidecar, "/status").json()["phase"], "draining");
     for target in ["/login", "/reload"] {

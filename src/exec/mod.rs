@@ -96,7 +96,7 @@ fn states(accounts: &[(String, AccountSnapshot)]) -> String {
             Some(error) => format!("{error}\n    hint: {}", error.advice_for_next_run()),
             None => "no answer to the log-in yet".to_owned(),
         };
-        format!("\n  account `{name}`{state}: {said}")
+        format!("\n  account {name}{state}: {said}")
     };
     accounts.iter().map(line).collect()
 }
@@ -155,7 +155,20 @@ pub fn run(program: &Program, config: &Arc<Config>, environment: &Environment, a
         tokio::join!(serving, supervised)
     });
     served.map_err(ExecError::Daemon)?;
-    outcome
+    outcome.map_err(|error| name_servers(error, config))
+}
+
+/// Adds to each account's name the URL of its log-in: it may be the one that is wrong.
+fn name_servers(mut error: ExecError, config: &Config) -> ExecError {
+    if let ExecError::NoToken(_, accounts) | ExecError::Rejected(accounts) = &mut error {
+        for (name, _) in accounts {
+            let known = config.accounts.iter().find(|account| account.name == *name);
+            if let Some(login) = known.and_then(|account| account.login.as_ref()) {
+                *name = format!("{name}, log-in at {}{}", login.url.origin, login.url.target);
+            }
+        }
+    }
+    error
 }
 
 fn program_command(program: &Program, config: &Config, environment: &Environment, app: &App) -> Result<Command, ExecError> {
@@ -217,8 +230,8 @@ mod tests {
         for (wait, words) in [(Duration::from_secs(2), "2 s"), (Duration::from_millis(2500), "2500 ms")] {
             let said = ExecError::NoToken(wait, accounts.clone()).to_string();
             let expected = format!(
-                "no token within {words}, so the program was not started\n  account `a` (logging_in): no answer to the log-in yet\n  \
-                 account `b` (backing_off): {}\n    hint: {advice}",
+                "no token within {words}, so the program was not started\n  account a (logging_in): no answer to the log-in yet\n  \
+                 account b (backing_off): {}\n    hint: {advice}",
                 LoginError::TimedOut
             );
             assert_eq!(said, expected);

@@ -256,9 +256,12 @@ fn without_a_token_in_time_the_program_is_not_started_and_the_reason_is_told() {
     simulator.control().set_login_fault(Some(LoginFault::Status(503)));
     let (code, _, errors) = executed(&setup, &["--wait", "300ms"], &["touch", mark.to_str().unwrap()]);
     assert_eq!(code, Some(1), "{errors}");
-    let told = "no token within 300 ms, so the program was not started\n  account `default` (backing_off): the server failed the \
-                log-in with status 503\n    hint: ";
-    assert!(errors.contains(told), "{errors}");
+    let told = format!(
+        "no token within 300 ms, so the program was not started\n  account default, log-in at {}/patient/auth (backing_off): the \
+         server failed the log-in with status 503\n    hint: ",
+        simulator.base_url()
+    );
+    assert!(errors.contains(&told), "{errors}");
     assert!(!errors.contains(PASSWORD) && !errors.contains(USERNAME) && !mark.exists(), "{errors}");
 }
 
@@ -285,11 +288,16 @@ fn a_rejected_log_in_ends_exec_at_once_whatever_other_accounts_wait_for() {
     let (code, _, errors) = executed(&setup, &["--wait", "10m"], &["touch", mark.to_str().unwrap()]);
     assert!(begun.elapsed() < PATIENCE, "{errors}");
     assert_eq!(code, Some(1), "{errors}");
+    let [a, b] = [&hanging, &simulator].map(|server| format!("log-in at {}/patient/auth", server.base_url()));
     for told in [
-        "error: the log-in was rejected, so the program was not started\n  account `a` (logging_in): no answer to the log-in yet\n",
-        "  account `b` (rejected): the server refused the log-in with status 401\n    hint: correct user name, password",
+        format!(
+            "error: the log-in was rejected, so the program was not started\n  account a, {a} (logging_in): no answer to the"
+        ),
+        format!(
+            "  account b, {b} (rejected): the server refused the log-in with status 401\n    hint: correct user name, password"
+        ),
     ] {
-        assert!(errors.contains(told), "{errors}");
+        assert!(errors.contains(&told), "{errors}");
     }
     let (_, told_last) = errors.split_once("error: ").unwrap();
     assert!(!told_last.contains("careportals-sidecar login"), "there is no daemon any more: {errors}");

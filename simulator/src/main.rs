@@ -101,7 +101,9 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(fault) => {
-            eprintln!("careportals-simulator: {fault}");
+            let is_taken = fault.kind() == std::io::ErrorKind::AddrInUse;
+            let hint = if is_taken { "; --listen and --admin take other addresses" } else { "" };
+            eprintln!("careportals-simulator: {fault}{hint}");
             ExitCode::FAILURE
         }
     }

@@ -241,6 +241,6 @@ impl Drop for Simulator {
 fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
+    let in_words = |error: io::Error| io::Error::new(error.kind(), format!("can't listen on {address}: {error}"));
+    socket.bind(address).and_then(|()| socket.listen(BACKLOG)).map_err(in_words)
 }

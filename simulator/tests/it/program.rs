@@ -365,6 +365,16 @@ async fn the_log_has_one_line_for_each_request_and_no_ids() {
 }
 
 #[test]
+fn an_address_that_is_taken_is_named_with_the_flag_for_another() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = taken.local_addr().expect("its address").to_string();
+    let output = Command::new(PROGRAM).args(["--listen", &address]).output().expect("ran");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("can't listen on {address}: ")) && said.contains("--listen"), "{said}");
+}
+
+#[test]
 fn a_health_check_finds_no_simulator_that_is_not_prepared() {
     let folder = Folder::new("prepared");
     // Nobody writes to the pipe, so the program waits for its routes.

@@ -68,11 +68,15 @@ fn read(path: &Path) -> Result<Pages, SourceFault> {
         Pages::read(File::open(&wanted)?, VALUE_MAX).map(Some)
     });
     match read {
-        Ok(Some(bytes)) if matches!(&bytes[..], [] | [b'\n'] | [b'\r', b'\n']) => Err(SourceFault::EmptyFile(path.to_owned())),
+        Ok(Some(bytes)) if is_empty(&bytes) => Err(SourceFault::EmptyFile(path.to_owned())),
         Ok(Some(bytes)) => Ok(bytes),
         Ok(None) => Err(SourceFault::NotAFile(path.to_owned())),
         Err(error) => Err(SourceFault::of_file(path, &error)),
     }
+}
+
+fn is_empty(file: &[u8]) -> bool {
+    matches!(file.strip_prefix(BYTE_ORDER_MARK).unwrap_or(file), [] | [b'\n'] | [b'\r', b'\n'])
 }
 
 fn of_file(bytes: &[u8]) -> Vec<Oddity> {
@@ -169,7 +173,7 @@ mod tests {
         let told = || oddities(&Source::File(path.clone())).into_iter().map(|(message, _)| message).collect::<String>();
         let shown = path.display();
         assert_eq!(told(), format!("{shown} does not exist; it is watched, and used as soon as it appears"));
-        for empty in ["", "\n", "\r\n"] {
+        for empty in ["", "\n", "\r\n", "\u{feff}", "\u{feff}\n"] {
             std::fs::write(&path, empty).unwrap();
             assert_eq!(told(), format!("{shown} is empty"), "{empty:?}");
         }

@@ -300,7 +300,10 @@ fn from_variable(value: &Value, environment: &Environment) -> Result<Source, Dia
         Some(None) => "not UTF-8",
         None => "not set",
     };
-    Err(Diagnostic::new(format!("the variable that `env` names is {wrong}")))
+    // A name in capitals is none of those.
+    let is_shown = name.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'_');
+    let shown = if is_shown { format!(" ({name})") } else { String::new() };
+    Err(Diagnostic::new(format!("the variable that `env` names{shown} is {wrong}")))
 }
 
 fn command(value: &Value) -> Option<Source> {

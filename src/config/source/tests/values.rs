@@ -146,8 +146,9 @@ fn sources() {
     let config = sound(load_both(&ACCOUNT.replace("{ file = \"/p\" }", "{ env = \"SECRET\" }"), &[("SECRET", "canary")]));
     assert!(matches!(&only_login(&config).password, Source::Value(secret) if secret.matches(b"canary")));
     for (source, expected) in [
-        ("{ env = \"CANARY\" }", "the variable that `env` names is not set"),
-        ("{ env = \"EMPTY\" }", "the variable that `env` names is empty"),
+        ("{ env = \"CANARY\" }", "the variable that `env` names (CANARY) is not set"),
+        ("{ env = \"canary1\" }", "the variable that `env` names is not set"),
+        ("{ env = \"EMPTY\" }", "the variable that `env` names (EMPTY) is empty"),
         ("{ env = \"no name\" }", "`env` must name a variable"),
         ("{ file = \"\" }", "`file` must name a file"),
         ("{ file = 3 }", "`file` must name a file"),

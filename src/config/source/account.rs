@@ -21,7 +21,7 @@ table! {
 
     /// Organization id: text or a source.
     organization: Optional<HeaderSource>, Documented("required");
-    /// User name: text or a source.
+    /// User name: a source; text is allowed and warned about.
     username: Optional<AnySource>, Documented("required, unless log-in is off");
     /// Password: a source; text is allowed and warned about.
     password: Optional<AnySource>, Documented("required, unless log-in is off");

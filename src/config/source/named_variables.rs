@@ -40,7 +40,7 @@ variables! {
     CAREPORTALS_CONFIG, "`/etc/careportals-sidecar/config.toml` when present";
     /// Organization id.
     CAREPORTALS_ORGANIZATION or_file => "accounts.default.organization", "required";
-    /// User name.
+    /// User name; warned about when given directly.
     CAREPORTALS_USERNAME or_file => "accounts.default.username", "required, unless log-in is off";
     /// Password; warned about when given directly.
     CAREPORTALS_PASSWORD or_file => "accounts.default.password", "required, unless log-in is off";

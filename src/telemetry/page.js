@@ -1,5 +1,5 @@
 "use strict";
-// Reads /status every 2 s and shows it. Text is inserted as text only; countdowns use the sidecar's clock, not the browser's.
+// Reads /status every 2 s and shows it. Text is inserted as text only; countdowns go by the sidecar's clock.
 
 const NOT_SERVED = ["refusing", "unreachable", "failing"];
 const POLL = 2000, PATIENCE = 4000, STEPS = 60, HEIGHT = 40;
@@ -49,7 +49,7 @@ function names(list) {
 
 // ---- States in words
 
-// Describes an account's state: tone (colour), sign (shape), word, whether its requests are served, and what to do by default.
+// Describes an account's state: tone (colour), sign (shape), word, whether it serves, and what to do.
 function reading(account) {
   if (account.state === "logged_out") return { tone: "off", word: "logged out", works: false, book: "Logged out", advice: "run `careportals-sidecar login`, or restart the sidecar." };
   if (account.trouble === "token_refused") return { tone: "bad", word: "token refused", works: true, refused: true, book: "Rejected", advice: "check that the account may use this API, and that organization and upstream belong together; then ask CarePortals." };
@@ -61,7 +61,7 @@ function reading(account) {
         : "nothing for now, it tries again by itself. If this lasts, run `careportals-sidecar check --online`: it looks at DNS, network, egress proxy and log-in." };
   }
   switch (account.state) {
-    case null: return account.usable ? { tone: "off", sign: "none", word: "no log-in needed", works: true } : { tone: "busy", word: "reads its organization", works: false };
+    case null: return { tone: account.usable ? "off" : "busy", sign: "none", word: "no log-in needed", works: account.usable };
     case "ready": return { tone: "ok", word: "ready", works: true };
     case "refreshing": return { tone: "busy", word: "refreshing", works: account.usable };
     case "logging_in": return { tone: "busy", word: "logging in", works: false };
@@ -83,7 +83,7 @@ function traffic(api) {
 }
 
 // Gives the verdict, what to do, the runbook's section, and the tab's title. Nothing counts down: screen readers
-// read changes aloud. What is broken comes first.
+// read changes aloud.
 function verdict(accounts, apis) {
   const say = (tone, tab, says, todo = "", book = "", sign = tone) => ({ tone, tab, says, todo: todo && (tone === "ok" || /^(Nothing|Requests)/.test(todo) ? todo : `What to do: ${todo}`), book, sign });
   if (shown.phase === "draining") return say("busy", "Draining", "Draining: it finishes what is in flight, then ends.", "Nothing to do if this was meant.", "", "off");
@@ -121,8 +121,7 @@ function renewal(list) {
 function outage(broken, start, say) {
   const who = names(broken), { view: { book } } = broken[0], todo = advised(broken.find(advised) ?? broken[0]);
   const all = (test) => broken.every(test);
-  if (all((each) => !each.trouble && each.state === null)) return say("busy", "Starting", `Reading the organization of ${who}.`, "Requests wait until that is done.");
-  if (all((each) => !each.trouble && each.state !== "logged_out")) return say("busy", "Logging in", `Logging in ${who}.`, "Requests wait until that is done.");
+  if (all((each) => !each.trouble && each.state !== "logged_out")) return say("busy", "Logging in", `${broken[0].state ? "Logging in" : "Starting"} ${who}.`, "Requests wait until that is done.");
   if (all((each) => each.state === "logged_out")) return say("off", "Logged out", `${start}${who} ${broken.length > 1 ? "are" : "is"} logged out.`, todo, book);
   if (all((each) => each.state === "rejected")) return say("bad", "Rejected", `${start}CarePortals refuses to log ${who} in.`, todo, book);
   if (all((each) => each.state === null)) return say("bad", "No organization", `${start}the organization of ${who} is missing.`, todo, book);
@@ -334,7 +333,7 @@ function render() {
 function service(api, accounts) {
   if (shown.phase === "draining") return { tone: "busy", sign: "off", word: "draining" };
   const account = accounts.find((each) => each.name === api.account), since = `since ${clock(moment(api.since), moment(shown.now))}`;
-  if (account && !account.view.works) return account.view.tone === "busy" ? { tone: "busy", word: account.state === null ? "waits for its organization" : "waits for the log-in" } : { tone: account.view.tone, word: `no token ${since}` };
+  if (account && !account.view.works) return account.view.tone === "busy" ? { tone: "busy", word: "waits for the account" } : { tone: account.view.tone, word: `no token ${since}` };
   if (NOT_SERVED.includes(api.state)) return { tone: "bad", word: `${api.state} ${since}` };
   if (api.state === "busy") return { tone: "warn", word: `busy ${since}` };
   if (api.observe) return { tone: "warn", word: `rules not enforced: ${plural(api.would_refuse ?? 0, "request")} would have been refused` };

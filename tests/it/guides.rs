@@ -47,6 +47,7 @@ const COMMANDS: &[(&str, Fate)] = &[
     ("systemctl ", Elsewhere(UNITS)),
     ("echo CAREPORTALS_LISTEN=systemd", Elsewhere(UNITS)),
     ("kubectl ", Elsewhere(CLUSTER)),
+    ("sed -i 's|https://careportals-sidecar.invalid/|", Elsewhere("it changes the repository's own files")),
     ("cd \"$(mktemp -d)\"", Elsewhere(TYPED)),
     ("(umask 077;", Elsewhere(TYPED)),
     ("export ", Elsewhere(TYPED)),

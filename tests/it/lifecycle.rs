@@ -533,7 +533,7 @@ fn a_file_that_is_no_socket_is_left_alone() {
     let simulator = simulator();
     let (setup, path) = on_unix(&simulator);
     fs::write(&path, "precious").unwrap();
-    assert_eq!(setup.output("run").code, Some(1));
+    assert_eq!(setup.output("run").code, Some(78));
     assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
 }
 

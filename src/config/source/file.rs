@@ -18,7 +18,8 @@ use super::{
 /// Reads all of it, and goes on after each fault but a broken syntax. `needs_keys`: a file without any is of no use.
 pub(super) fn read(path: &Path, text: &str, needs_keys: bool, layers: &mut Layers) {
     layers.file = Some(path.to_owned());
-    let mut reader = FileReader { path, text, layers };
+    let line_ends = text.match_indices('\n').map(|(at, _)| at).collect();
+    let mut reader = FileReader { path, text, line_ends, layers };
     reader.layers.tables.insert(String::new(), reader.origin(0));
     match Document::parse(text) {
         Ok(document) if document.as_table().is_empty() && needs_keys => {
@@ -44,6 +45,8 @@ pub(super) fn read(path: &Path, text: &str, needs_keys: bool, layers: &mut Layer
 struct FileReader<'a> {
     path: &'a Path,
     text: &'a str,
+    /// Where each line ends.
+    line_ends: Vec<usize>,
     layers: &'a mut Layers,
 }
 
@@ -146,7 +149,7 @@ impl FileReader<'_> {
 
     /// The line in which a span begins; 0 if there is no span.
     fn line(&self, span: Option<Range<usize>>) -> usize {
-        span.map_or(0, |span| self.text.bytes().take(span.start).filter(|byte| *byte == b'\n').count() + 1)
+        span.map_or(0, |span| self.line_ends.partition_point(|end| *end < span.start) + 1)
     }
 
     fn origin(&self, line: usize) -> ValueOrigin {

@@ -75,7 +75,9 @@ impl Finding {
             let path = section.map(|section| section.path(entry, name)).filter(|path| !is_in_file(path));
             path.map_or_else(|| word.to_owned(), |path| variable_of(&path) + &value)
         };
-        let each = |text: &str| text.split('`').map(word).collect::<Vec<_>>().join("`");
+        // What stands between backticks is every other part.
+        let part = |(at, text): (usize, &str)| if at % 2 == 0 { text.to_owned() } else { word(text) };
+        let each = |text: &str| text.split('`').enumerate().map(part).collect::<Vec<_>>().join("`");
         if matches!(self.origin, ValueOrigin::Variable(_)) {
             self.wrong.message = each(&self.wrong.message);
             self.wrong.hint = self.wrong.hint.as_deref().map(each);

@@ -316,7 +316,7 @@ fn api_of_variables_alone(api: &str, merged: &Merged) -> Option<Fault> {
     let table = Section::Api.path(api, "");
     let is_file = |origin: &ValueOrigin| matches!(origin, ValueOrigin::File { .. });
     let of_file = |table: &str| merged.tables().any(|name| format!("{name}.").starts_with(table));
-    let set: Vec<_> = merged.values.iter().filter(|(path, _)| path.starts_with(&table)).collect();
+    let set: Vec<_> = merged.values.range(table.clone()..).take_while(|(path, _)| path.starts_with(&table)).collect();
     let has_upstream = set.iter().any(|(path, _)| matches!(&path[table.len()..], "upstream" | "preset"));
     if has_upstream || of_file(&table) || !of_file("apis.") || set.iter().any(|(_, (_, origin))| is_file(origin)) {
         return None;

@@ -67,9 +67,8 @@ impl ControlError {
 }
 
 /// Sends `request` to the daemon that `socket` leads to, and returns the body of its answer when that has a 2xx status, with the
-/// file of its socket. It
-/// blocks until the answer is there: ten seconds at most, and ten minutes for `login` and `reload` of a daemon that has just
-/// answered.
+/// file of its socket. It blocks until the answer is there: ten seconds at most, and ten minutes for `login` and `reload` of a
+/// daemon that has just answered.
 ///
 /// # Errors
 ///

@@ -1,8 +1,9 @@
 //! Notices that files may have changed.
 //!
 //! It watches directories: a Kubernetes mount swaps a symlink, an editor renames, and a file may appear later. The file itself is
-//! watched as well, since a container's runtime may mount it alone: who rewrites it does so in another directory. Directories that can't be watched (some network and FUSE file systems send no events) are looked at twice a minute. An
-//! event says only that it is time to look. On Linux this takes no thread.
+//! watched as well, since a container's runtime may mount it alone: who rewrites it does so in another directory. Directories that
+//! can't be watched (some network and FUSE file systems send no events) are looked at twice a minute. An event says only that it is
+//! time to look. On Linux this takes no thread.
 
 #[cfg(target_os = "linux")]
 mod inotify;

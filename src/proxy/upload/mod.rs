@@ -104,8 +104,12 @@ impl Upload {
             return None;
         }
         state.attempt += 1;
-        state.wait_for_taking();
-        let kept = state.kept.blocks().into();
+        let kept: VecDeque<Bytes> = state.kept.blocks().into();
+        if kept.is_empty() {
+            state.wait_for_taking();
+        } else {
+            state.wait_for(WaitsFor::Upstream);
+        }
         Some(Coalesced::new(UploadAttempt { number: state.attempt, kept, trailers_sent: false, upload: self.clone() }))
     }
 

@@ -80,6 +80,20 @@ impl Refused {
     }
 }
 
+/// Tells which APIs have no `allow` or no `deny` any more, as after a reload of a file that was cut off.
+fn warn_of_lost_rules(before: &Config, now: &Config) {
+    for api in &now.apis {
+        let Some(known) = before.apis.iter().find(|known| known.name == api.name) else { continue };
+        for (rules, are_lost) in
+            [("allow", known.allow.is_some() && api.allow.is_none()), ("deny", !known.deny.is_empty() && api.deny.is_empty())]
+        {
+            if are_lost {
+                warn!(api = api.name, rules, "the reload has taken rules away: more requests pass than before");
+            }
+        }
+    }
+}
+
 fn needs_restart(change: &str) -> String {
     format!("{change} needs a restart")
 }
@@ -186,6 +200,7 @@ impl Daemon {
             warn!("a worker is stuck: it takes the new settings over as soon as it goes on");
         }
         let before = std::mem::replace(&mut self.snapshot, snapshot);
+        warn_of_lost_rules(&before.config, &self.snapshot.config);
         let first_new = self.listeners.len();
         self.listeners.extend(listeners);
         adjustments.make(&mut self.listeners);

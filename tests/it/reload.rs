@@ -151,13 +151,16 @@ fn an_emptied_settings_file_lifts_no_rule() {
     setup.settings("[apis.default]\ndeny = [\"GET /_sim/echo\"]\n");
     let mut daemon = Reloading::of(setup.start().ready());
     assert_eq!(daemon.echo().status, 403);
-    for emptied in ["", "# nothing\n"] {
+    for emptied in ["", "# nothing\n", "[apis.default]\n"] {
         let why = daemon.refused(emptied);
-        assert!(why.contains("config.toml: is empty, and would lift every rule"), "{why}");
+        assert!(why.contains("config.toml: sets nothing, and would lift every rule"), "{why}");
         assert_eq!(daemon.echo().status, 403);
     }
     daemon.reload("[apis.default]\ndeny = [\"GET /_sim/other\"]\n");
     assert_eq!(daemon.echo().status, 200);
+    daemon.reload("[apis.default]\nhttp2 = \"off\"\n");
+    let warned = daemon.sidecar.wait_for_log("the reload has taken rules away");
+    assert!(warned.contains("\"rules\":\"deny\""), "{warned}");
 }
 
 #[test]

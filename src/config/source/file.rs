@@ -18,21 +18,24 @@ use super::{
 /// Reads all of it, and goes on after each fault but a broken syntax. `needs_keys`: a file without any is of no use.
 pub(super) fn read(path: &Path, text: &str, needs_keys: bool, layers: &mut Layers) {
     layers.file = Some(path.to_owned());
+    let before = layers.leaves.len();
     let line_ends = text.match_indices('\n').map(|(at, _)| at).collect();
     let mut reader = FileReader { path, text, line_ends, layers };
     reader.layers.tables.insert(String::new(), reader.origin(0));
     match Document::parse(text) {
-        Ok(document) if document.as_table().is_empty() && needs_keys => {
-            let wrong = Diagnostic::new("is empty, and would lift every rule that it had");
-            let wrong = wrong.hint("put its settings back and reload; to run without them, restart the daemon");
-            layers.unusable = Some(Fault::new(reader.origin(0), "", wrong));
-        }
-        Ok(document) if document.as_table().is_empty() => {
+        Ok(document) if document.as_table().is_empty() && !needs_keys => {
             let wrong = Diagnostic::new("is empty, and sets nothing").hint("write the settings into it, or do without it");
             let warning = Warning::new(reader.origin(0), "", wrong);
             layers.findings.warnings.push(warning);
         }
-        Ok(document) => reader.keys(Section::TopLevel, "", "", document.as_table()),
+        Ok(document) => {
+            reader.keys(Section::TopLevel, "", "", document.as_table());
+            if needs_keys && reader.layers.leaves.len() == before {
+                let wrong = Diagnostic::new("sets nothing, and would lift every rule that it had");
+                let wrong = wrong.hint("put its settings back and reload; to run without them, restart the daemon");
+                reader.layers.unusable = Some(Fault::new(reader.origin(0), "", wrong));
+            }
+        }
         Err(error) => {
             let origin = reader.origin(reader.line(error.span()));
             let wrong = Diagnostic::new(format!("not valid TOML: {}", error.message()));

@@ -16,7 +16,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Component, Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use tokio::{sync::Notify, time::timeout};
@@ -45,13 +45,15 @@ pub struct WatchedDirectories {
     has_failed: bool,
 }
 
-/// A directory or a file by path and identity: one that was made anew must be watched anew.
+/// A directory or a file by path and identity: one that was made anew must be watched anew. It may have the number of the one before,
+/// but was born later, where the file system says when.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct WatchedPath {
     path: PathBuf,
     is_file: bool,
     device: u64,
     inode: u64,
+    born: Option<SystemTime>,
 }
 
 impl WatchedDirectories {
@@ -158,7 +160,8 @@ fn watched_paths(path: &Path) -> BTreeSet<WatchedPath> {
 fn identify(path: &Path) -> Option<WatchedPath> {
     let metadata = path.metadata().ok()?;
     let is_file = metadata.is_file();
-    Some(WatchedPath { path: path.to_owned(), is_file, device: metadata.dev(), inode: metadata.ino() })
+    let (device, inode, born) = (metadata.dev(), metadata.ino(), metadata.created().ok());
+    Some(WatchedPath { path: path.to_owned(), is_file, device, inode, born })
 }
 
 #[cfg(test)]

@@ -24,8 +24,13 @@ fn an_empty_file_is_a_warning_and_a_fault_where_keys_of_it_were_in_force() {
         assert!(!start.has_file_keys() && start.config.is_some());
         assert!(start.warnings.iter().any(|warning| warning.to_string().contains("config.toml: is empty, and sets nothing")));
         let hint = "put its settings back and reload; to run without them, restart the daemon";
-        let wrong = format!("config.toml: is empty, and would lift every rule that it had\n  hint: {hint}");
+        let wrong = format!("config.toml: sets nothing, and would lift every rule that it had\n  hint: {hint}");
         assert_faults(&read(true), &[&wrong]);
+    }
+    for tables in ["[apis.default]", "[apis]", "apis = {}", "[accounts.default]\n[apis.default]"] {
+        fs::write(&path, tables).unwrap();
+        let faults = read(true).faults;
+        assert!(faults.iter().any(|fault| fault.to_string().contains("config.toml: sets nothing")), "{tables}: {faults:?}");
     }
     fs::write(&path, "log = \"debug\"").unwrap();
     assert!(read(true).has_file_keys());

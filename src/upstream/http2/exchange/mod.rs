@@ -275,8 +275,8 @@ impl Http2Body {
                     }
                     return Poll::Ready(Some(Ok(Frame::data(bytes))));
                 }
-                // Nothing is missing if the connection ends in place of the stream.
-                Some(Err(error)) if self.left == Some(0) && !error.is_reset() => return Poll::Ready(None),
+                // Nothing is missing, however the stream ends.
+                Some(Err(_)) if self.left == Some(0) => return Poll::Ready(None),
                 Some(Err(_)) => return Poll::Ready(Some(Err(BodyBroken))),
                 None => self.in_trailers = true,
             }

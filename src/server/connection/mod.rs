@@ -379,8 +379,8 @@ fn delimit<B: Body>(answer: &mut Response<B>, in_progress: &InProgress) {
     }
 }
 
-/// Whether no byte of a body is to come. Over HTTP/2 the end may come later than the last byte, and who knows the length, as a client of
-/// HTTP/1.x does, waits for neither: hyper drops the body unasked.
+/// Whether no byte of a body is to come. Over HTTP/2 the end of a body may come later than its last byte. Over HTTP/1.x hyper drops a
+/// body of a known length with that byte, and does not ask for the end.
 pub fn is_all_here(body: &impl Body) -> bool {
     body.is_end_stream() || body.size_hint().exact() == Some(0)
 }

@@ -306,8 +306,8 @@ impl Drop for Http2Body {
         if let Some(upload) = &self.upload {
             upload.abort();
         }
-        // Who knows how long an answer is reads no further. Were its stream reset in place of the end that follows, the server
-        // would take it for an answer that nobody wanted.
+        // A reader that knows the length reads no further than that. If the stream were reset now, the server would take its answer
+        // for one that nobody wanted.
         if let Some(stream) = self.stream.take()
             && (self.asked_for_head || self.left == Some(0))
             && !stream.body.is_end_stream()
